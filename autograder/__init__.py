@@ -1,0 +1,1 @@
+"""Grades the weekly exercises of the course, and tells students what they misunderstood."""

@@ -1,0 +1,607 @@
+"""Checks of week 4: LoRALinear, merging, changing the rank, injection.
+
+Every check writes the base weight and both factors itself, so neither the initialisation nor an earlier task decides
+it: where LoRALinear's constructor is not written yet, tasks 4.2 and 4.3 get an object with the contract's attributes,
+and task 4.4 a class that keeps its arguments.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from autograder.judge.check import Handle, Session, at, check, close, demand, equal, tensor
+
+
+class Case(NamedTuple):
+    """A layer's whole state: base.weight (out, in), base.bias (out) or None, A (rank, in), B (out, rank), alpha."""
+
+    weight: np.ndarray
+    bias: np.ndarray | None
+    A: np.ndarray
+    B: np.ndarray
+    alpha: float
+
+    @property
+    def rung(self) -> str:
+        sizes = f"in_features={self.A.shape[1]}, out_features={len(self.B)}, rank={len(self.A)}, alpha={self.alpha}"
+        return sizes if self.bias is not None else f"{sizes}, no bias"
+
+
+# in_features, out_features, rank, alpha, bias; smallest first, so the first that fails is the smallest that fails
+LADDER = ((2, 3, 1, 1.5, False), (3, 5, 2, 3.0, True), (6, 4, 3, 12.0, True), (8, 8, 4, 2.0, False))
+
+
+def draw(rng, in_features, out_features, rank, alpha, bias, scale=1.0) -> Case:
+    weight, A, B = (rng.standard_normal(s) for s in ((out_features, in_features), (rank, in_features), (out_features, rank)))
+    return Case(weight, rng.standard_normal(out_features) if bias else None, A, scale * B, alpha)
+
+
+def make(lib: Session, case: Case, own: bool = True, dropout: float = 0.0, dtype: str = "float64") -> Handle:
+    """The submission's layer in the case's state, or (own=False) an object that has just that state."""
+    bias = None if case.bias is None else tensor(case.bias, dtype)
+    base = lib.build("linear", weight=tensor(case.weight, dtype), bias=bias)
+    rank = len(case.A)
+    if not own:
+        base.requires_grad_(False)
+        attributes = {"base": base, "rank": rank, "alpha": case.alpha, "scaling": case.alpha / rank}
+        attributes |= {"merged": False, "enabled": True}
+        factors = {"lora_A": tensor(case.A, dtype), "lora_B": tensor(case.B, dtype)}
+        return lib.build("bare_module", cls=lib.LoRALinear, attributes=attributes, parameters=factors)
+    layer = lib.LoRALinear(base, rank=rank, alpha=case.alpha, dropout=dropout)
+    layer.to(lib.build("dtype", name=dtype))  # a factor of another dtype is a check of its own
+    lib.write(layer.lora_A, case.A, dtype)
+    lib.write(layer.lora_B, case.B, dtype)
+    return layer
+
+
+def has_layer(student: Session) -> bool:
+    """Whether the submission's own constructor is written."""
+    base = student.build("linear", weight=tensor(np.ones((2, 2))), bias=None)
+    return student.implemented(lambda: student.LoRALinear(base, rank=1, alpha=1.0))
+
+
+# --- task 4.1 ---
+
+
+def output(lib: Session, case: Case, x: np.ndarray, merged: bool = False, enabled: bool = True) -> np.ndarray:
+    layer = make(lib, case)
+    if merged:
+        layer.merged = True
+    if not enabled:
+        layer.enabled = False
+    return lib.read(layer(tensor(x)), (*x.shape[:-1], len(case.weight)))
+
+
+@check("4.1", weight=4, gate=True)
+def test_forward(student, oracle, rng):
+    """The output is W0 x + b + (alpha / rank) B A x, for inputs with any number of leading dimensions."""
+    for shape in LADDER:
+        case = draw(rng, *shape)
+        for leading in ((4,), (2, 3), ()):
+            x = rng.standard_normal((*leading, shape[0]))
+            with at(f"{case.rung}, x of shape {x.shape}"):
+                close(output(student, case, x), oracle(output, case, x), "layer(x)")
+
+
+def start(lib: Session, case: Case, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    bias = None if case.bias is None else tensor(case.bias)
+    layer = lib.LoRALinear(lib.build("linear", weight=tensor(case.weight), bias=bias), len(case.A), case.alpha)
+    layer.double()
+    A, B = lib.read(layer.lora_A, case.A.shape), lib.read(layer.lora_B, case.B.shape)
+    return A, B, lib.read(layer(tensor(x)), (*x.shape[:-1], len(case.weight)))
+
+
+@check("4.1", weight=2)
+def test_start(student, oracle, rng):
+    """A new layer computes exactly what its base does: B is zero, while A is random with independent rows."""
+    for shape in LADDER:
+        case = draw(rng, *shape)
+        x = rng.standard_normal((4, shape[0]))
+        with at(case.rung):
+            A, B, y = start(student, case, x)
+            _, zero, base_only = oracle(start, case, x)
+            close(B, zero, "lora_B of a new layer", rtol=0)
+            found = int(np.linalg.matrix_rank(A))
+            demand(
+                found == len(case.A),
+                f"lora_A of a new layer has {found} linearly independent rows\n  expected: {len(case.A)}, "
+                "or the gradient of B cannot reach every direction",
+            )
+            close(y, base_only, "layer(x) of a new layer")
+
+
+def gradients(lib: Session, case: Case, x: np.ndarray, g: np.ndarray) -> tuple[list[str], list[np.ndarray]]:
+    result = lib.probe("vjp", make(lib, case), tensor(x), tensor(g))
+    found = result["parameters"]
+    arrays = [lib.array(found.get(name), f"the gradient of {name}", like.shape) for name, like in (("lora_A", case.A), ("lora_B", case.B))]
+    return sorted(found), [*arrays, lib.array(result["x"], "the gradient of x", x.shape)]
+
+
+@check("4.1", weight=2)
+def test_gradients(student, oracle, rng):
+    """Back-propagation gives lora_A, lora_B and x their exact gradients, and the base none."""
+    for shape in LADDER:
+        case = draw(rng, *shape)
+        for B in (np.zeros_like(case.B), case.B):  # at the start only B learns
+            now = case._replace(B=B)
+            x, g = rng.standard_normal((4, shape[0])), rng.standard_normal((4, shape[1]))
+            with at(now.rung + (", B = 0" if not B.any() else "")):
+                names, got = gradients(student, now, x, g)
+                want_names, want = oracle(gradients, now, x, g)
+                for what, mine, right in zip(("lora_A", "lora_B", "x"), got, want, strict=True):
+                    close(mine, right, f"the gradient of {what}")
+                equal(names, want_names, "the list of parameters that got a gradient")
+
+
+def trained(lib: Session, case: Case, x: np.ndarray, target: np.ndarray) -> dict[str, np.ndarray]:
+    after = lib.probe("train", make(lib, case), tensor(x), tensor(target), lr=0.01, steps=3)
+    shapes = {"base.weight": case.weight, "base.bias": case.bias, "lora_A": case.A, "lora_B": case.B}
+    return {n: lib.array(after.get(n), f"{n} after three steps", s.shape) for n, s in shapes.items() if s is not None}
+
+
+@check("4.1", weight=1)
+def test_training_moves_the_factors_only(student, oracle, rng):
+    """Three steps of gradient descent move lora_A and lora_B as they should and do not move the base by a bit."""
+    case = draw(rng, *LADDER[1])
+    x, target = rng.standard_normal((4, 3)), rng.standard_normal((4, 5))
+    with at(case.rung):
+        got, want = trained(student, case, x, target), oracle(trained, case, x, target)
+        for name in want:
+            close(got[name], want[name], f"{name} after three steps", rtol=0 if name.startswith("base") else 1e-8)
+
+
+@check("4.1", weight=1)
+def test_switches(student, oracle, rng):
+    """While the layer is merged, or not enabled, its output is base(x): the branch is left out."""
+    case = draw(rng, *LADDER[2])
+    x = rng.standard_normal((2, 6))
+    for merged, enabled in ((True, True), (False, False)):
+        with at(f"{case.rung}, merged={merged}, enabled={enabled}"):
+            close(output(student, case, x, merged, enabled), oracle(output, case, x, merged, enabled), "layer(x)")
+
+
+def dropped(lib: Session, case: Case, x: np.ndarray, p: float, training: bool) -> np.ndarray:
+    layer = make(lib, case, dropout=p)
+    layer.train(training)
+    return lib.read(layer(tensor(x)), (len(x), len(case.weight)))
+
+
+@check("4.1", weight=2, tier="advanced")
+def test_dropout(student, oracle, rng):
+    """Dropout acts on the input of the branch, elementwise, in training mode only, and never on the base."""
+    p = 0.25
+    case = draw(rng, 5, 9, 5, 2.5, True)  # A square and B tall: what entered the branch can be recovered
+    x = rng.standard_normal((200, 5))
+    with at(f"{case.rung}, dropout={p}"):
+        still, kept = oracle(dropped, case, x, p, False), dropped(student, case, x, p, False)
+        close(kept, still, "layer(x) in eval mode")
+        # The branch is linear: its output under a mask is the branch applied to the masked input, so the oracle's
+        # branch on the unit vectors leads back from the output to the input.
+        base_only = oracle(output, case, x, True)
+        units = oracle(output, case, np.eye(5)) - oracle(output, case, np.eye(5), True)
+        change = dropped(student, case, x, p, True) - base_only
+        entered, *_ = np.linalg.lstsq(units.T, change.T, rcond=None)
+        close(units.T @ entered, change.T, "the branch's output in training mode, minus what its input explains", rtol=1e-7)
+        ratio = entered.T / x
+        survivors = np.abs(ratio - 1 / (1 - p)) < 1e-5
+        demand(
+            bool((survivors | (np.abs(ratio) < 1e-5)).all()),
+            f"in training mode the branch's input is x times {np.unique(ratio.round(3))[:6]}\n"
+            f"  expected: each element of x times 0 or 1 / (1 - p) = {1 / (1 - p):.3f}, at random",
+        )
+        # 1,000 independent elements: five standard deviations of a binomial share are 0.07.
+        share = float(1 - survivors.mean())
+        demand(abs(share - p) < 0.07, f"dropout removed {share:.1%} of the branch's input\n  expected: about {p:.0%}")
+        both = (survivors.any(axis=1) & ~survivors.all(axis=1)).mean()
+        demand(both > 0.5, "dropout removed whole rows of x\n  expected: each element by itself")
+
+
+@check("4.1", weight=1, tier="advanced")
+def test_dtype(student, oracle, rng):
+    """The factors and the output have the dtype of the base layer."""
+    case = draw(rng, *LADDER[1])
+    x = rng.standard_normal((4, 3))
+    for dtype in ("float32", "float64", "bfloat16"):
+        with at(f"a base layer of dtype {dtype}"):
+            base = student.build("linear", weight=tensor(case.weight, dtype), bias=tensor(case.bias, dtype))
+            layer = student.LoRALinear(base, 2, 3.0)
+            student.read(layer.lora_A, case.A.shape, dtype)
+            student.read(layer.lora_B, case.B.shape, dtype)
+            student.read(layer(tensor(x, dtype)), (4, 5), dtype)
+
+
+@check("4.1", weight=1, tier="advanced")
+def test_base_is_kept(student, oracle, rng):
+    """`base` is the very layer that was passed in: a change of its weight changes the output."""
+    case = draw(rng, *LADDER[1])
+    x = rng.standard_normal((4, 3))
+    other = case._replace(weight=rng.standard_normal((5, 3)))
+    with at(case.rung):
+        base = student.build("linear", weight=tensor(case.weight), bias=tensor(case.bias))
+        layer = student.LoRALinear(base, 2, 3.0)
+        layer.double()
+        student.write(layer.lora_A, case.A)
+        student.write(layer.lora_B, case.B)
+        student.write(base.weight, other.weight)
+        close(student.read(layer(tensor(x)), (4, 5)), oracle(output, other, x), "layer(x) after base.weight was changed")
+        equal(student.probe("same", layer.base, base), True, "layer.base is the layer that was passed in")
+
+
+@check("4.1", weight=1, tier="advanced")
+def test_refuses_bad_arguments(student, oracle, rng):
+    """A rank outside 1 ... min(in_features, out_features), or a dropout outside [0, 1), is a ValueError."""
+    for rank, dropout in ((0, 0.0), (-2, 0.0), (4, 0.0), (2, 1.0), (2, -0.1)):
+        with at(f"in_features=5, out_features=3, rank={rank}, dropout={dropout}"):
+            base = student.build("linear", weight=tensor(rng.standard_normal((3, 5))), bias=None)
+            student.raises("ValueError", act=lambda b=base, r=rank, d=dropout: student.LoRALinear(b, r, 1.0, dropout=d))
+
+
+# --- task 4.2 ---
+
+
+def weight_after(lib: Session, own: bool, case: Case, *calls: str, training: bool = False, dtype: str = "float64") -> np.ndarray:
+    """base.weight, the Parameter that it was at first, after some calls of merge and unmerge."""
+    layer = make(lib, case, own, dropout=0.5, dtype=dtype)
+    if not own:
+        layer.training = training
+    else:
+        layer.train(training)
+    weight = lib.keep(layer.base.weight)
+    for call in calls:
+        getattr(layer, call)()
+    return lib.read(weight, case.weight.shape, dtype)
+
+
+@check("4.2", weight=3, gate=True)
+def test_merge(student, oracle, rng):
+    """merge() adds (alpha / rank) B A to base.weight, in place."""
+    own = has_layer(student)
+    for shape in LADDER:
+        case = draw(rng, *shape)
+        with at(case.rung):
+            close(weight_after(student, own, case, "merge"), oracle(weight_after, True, case, "merge"), "base.weight after merge()")
+
+
+@check("4.2", weight=3, gate=True)
+def test_unmerge(student, oracle, rng):
+    """merge() then unmerge() brings each weight back within 4 eps (|W0| + |dW|), in float32."""
+    own = has_layer(student)
+    eps = float(np.finfo(np.float32).eps)
+    for shape in LADDER:
+        for scale in (1.0, 1e3):
+            case = draw(rng, *shape, scale)
+            before = case.weight.astype(np.float32)
+            merged = oracle(weight_after, True, case, "merge")
+            with at(f"{case.rung}, B of size {scale:g}"):
+                after = weight_after(student, own, case, "merge", "unmerge", dtype="float32")
+                bound = 4 * eps * (np.abs(before) + np.abs(merged - case.weight))
+                close(after, before, "base.weight after merge() and unmerge()", rtol=0, atol=bound)
+
+
+@check("4.2", weight=2)
+def test_twice_is_once(student, oracle, rng):
+    """Merging a merged layer changes nothing, and neither does unmerging one that is not merged."""
+    own = has_layer(student)
+    case = draw(rng, *LADDER[1])
+    with at(case.rung):
+        once = oracle(weight_after, True, case, "merge")
+        close(weight_after(student, own, case, "merge", "merge"), once, "base.weight after merge() twice")
+        close(weight_after(student, own, case, "unmerge"), case.weight, "base.weight after unmerge() alone", rtol=0)
+        calls = ("merge", "unmerge", "unmerge")
+        close(weight_after(student, own, case, *calls), case.weight, "base.weight after merge() and unmerge() twice")
+        calls = ("merge", "unmerge", "merge")
+        close(weight_after(student, own, case, *calls), once, "base.weight after merge(), unmerge(), merge()")
+
+
+@check("4.2", weight=1)
+def test_flag(student, oracle, rng):
+    """`merged` says whether the weight holds the update."""
+    own = has_layer(student)
+    layer = make(student, draw(rng, *LADDER[1]), own)
+    equal(student.flag(layer.merged), False, "merged of a new layer")
+    layer.merge()
+    equal(student.flag(layer.merged), True, "merged after merge()")
+    layer.unmerge()
+    equal(student.flag(layer.merged), False, "merged after unmerge()")
+
+
+@check("4.2", weight=1)
+def test_merge_in_training_mode(student, oracle, rng):
+    """Training mode and dropout make no difference to what is merged."""
+    own = has_layer(student)
+    case = draw(rng, *LADDER[2])
+    with at(f"{case.rung}, dropout=0.5, training mode"):
+        got = weight_after(student, own, case, "merge", training=True)
+        close(got, oracle(weight_after, True, case, "merge"), "base.weight after merge()")
+
+
+@check("4.2", weight=1, tier="advanced")
+def test_merge_leaves_the_rest(student, oracle, rng):
+    """Merging and unmerging change neither the bias nor the factors, and the weight stays frozen."""
+    own = has_layer(student)
+    case = draw(rng, *LADDER[2])
+    with at(case.rung):
+        layer = make(student, case, own)
+        layer.base.weight.requires_grad_(False)
+        for call in ("merge", "unmerge"):
+            getattr(layer, call)()
+            for name, handle, want in (
+                ("base.bias", layer.base.bias, case.bias),
+                ("lora_A", layer.lora_A, case.A),
+                ("lora_B", layer.lora_B, case.B),
+            ):
+                close(student.read(handle, want.shape), want, f"{name} after {call}()", rtol=0)
+            equal(student.flag(layer.base.weight.requires_grad), False, f"base.weight.requires_grad after {call}()")
+
+
+# --- task 4.3 ---
+
+
+def factors_after(lib: Session, own: bool, case: Case, new_rank: int) -> tuple[np.ndarray, np.ndarray]:
+    layer = make(lib, case, own)
+    layer.set_rank(new_rank)
+    out_features, in_features = case.weight.shape
+    return lib.read(layer.lora_A, (new_rank, in_features)), lib.read(layer.lora_B, (out_features, new_rank))
+
+
+def update(lib: Session, case: Case) -> np.ndarray:
+    """dW transposed, as the layer's branch makes it of the unit vectors."""
+    units = np.eye(case.weight.shape[1])
+    return output(lib, case._replace(weight=np.zeros_like(case.weight), bias=None), units)
+
+
+# rank -> new rank, on a layer of 7 x 5
+GROW, SHRINK = ((1, 2), (2, 3), (2, 5)), ((2, 1), (4, 2), (5, 3))
+
+
+def spectral(rng, rank: int) -> Case:
+    """A layer whose dW has well separated singular values, and factors that do not show them."""
+    U, V = (np.linalg.qr(rng.standard_normal((n, rank)))[0] for n in (7, 5))
+    mix = rng.standard_normal((rank, rank)) + 3 * np.eye(rank)
+    B = U * 2.0 ** np.arange(rank) @ mix
+    return Case(rng.standard_normal((7, 5)), None, np.linalg.solve(mix, V.T), B, 3.0)
+
+
+@check("4.3", weight=3, gate=True)
+def test_growing_keeps_the_function(student, oracle, rng):
+    """Growing the rank leaves dW = (alpha / rank) B A as it was, although alpha / rank is smaller now."""
+    own = has_layer(student)
+    for rank, new_rank in GROW:
+        case = spectral(rng, rank)
+        with at(f"rank {rank}, set_rank({new_rank})"):
+            A, B = factors_after(student, own, case, new_rank)
+            close(oracle(update, case._replace(A=A, B=B)), oracle(update, case), "dW (transposed) after set_rank()", rtol=1e-9)
+
+
+@check("4.3", weight=3, gate=True)
+def test_shrinking_is_the_best_truncation(student, oracle, rng):
+    """Shrinking the rank keeps the best approximation of dW that the smaller rank allows: its truncated SVD."""
+    own = has_layer(student)
+    for rank, new_rank in SHRINK:
+        case = spectral(rng, rank)
+        with at(f"rank {rank}, set_rank({new_rank})"):
+            A, B = factors_after(student, own, case, new_rank)
+            best_A, best_B = oracle(factors_after, True, case, new_rank)
+            want = oracle(update, case._replace(A=best_A, B=best_B))
+            close(oracle(update, case._replace(A=A, B=B)), want, "dW (transposed) after set_rank()", rtol=1e-7)
+
+
+@check("4.3", weight=2)
+def test_rank_and_scaling(student, oracle, rng):
+    """After set_rank(n): rank is n, alpha is what it was, scaling is alpha / n, and base.weight has not moved."""
+    own = has_layer(student)
+    for rank, new_rank in ((2, 4), (4, 1), (3, 3)):
+        case = spectral(rng, rank)
+        with at(f"rank {rank}, set_rank({new_rank})"):
+            layer, like = make(student, case, own), oracle(numbers_after, case, new_rank)
+            layer.set_rank(new_rank)
+            got = {name: student.number(getattr(layer, name)) for name in like}
+            for name in like:
+                close(np.array(got[name]), np.array(like[name]), f"{name} after set_rank()", rtol=1e-12)
+            close(student.read(layer.base.weight, (7, 5)), case.weight, "base.weight after set_rank()", rtol=0)
+
+
+def numbers_after(lib: Session, case: Case, new_rank: int) -> dict[str, float]:
+    layer = make(lib, case)
+    layer.set_rank(new_rank)
+    return {name: lib.number(getattr(layer, name)) for name in ("rank", "alpha", "scaling")}
+
+
+@check("4.3", weight=1)
+def test_equal_rank(student, oracle, rng):
+    """Setting the rank that the layer has keeps dW."""
+    own = has_layer(student)
+    case = spectral(rng, 3)
+    A, B = factors_after(student, own, case, 3)
+    close(oracle(update, case._replace(A=A, B=B)), oracle(update, case), "dW (transposed) after set_rank(3) at rank 3", rtol=1e-7)
+
+
+@check("4.3", weight=2)
+def test_new_directions_can_learn(student, oracle, rng):
+    """After growing, all rows of A are linearly independent, so the new columns of B get a gradient."""
+    own = has_layer(student)
+    for rank, new_rank in GROW:
+        with at(f"rank {rank}, set_rank({new_rank})"):
+            A, _ = factors_after(student, own, spectral(rng, rank), new_rank)
+            found = int(np.linalg.matrix_rank(A))
+            demand(found == new_rank, f"lora_A has {found} linearly independent rows\n  expected: {new_rank}")
+
+
+@check("4.3", weight=1, tier="advanced")
+def test_new_factors_are_trainable(student, oracle, rng):
+    """The new factors are trainable parameters under their names, with the dtype of the base."""
+    own = has_layer(student)
+    for rank, new_rank in ((2, 4), (4, 2)):
+        for dtype in ("float64", "float32"):
+            with at(f"rank {rank}, set_rank({new_rank}), {dtype}"):
+                layer = make(student, spectral(rng, rank), own, dtype=dtype)
+                layer.set_rank(new_rank)
+                student.read(layer.lora_A, (new_rank, 5), dtype)
+                student.read(layer.lora_B, (7, new_rank), dtype)
+                names = student.names_of("trainable_names", layer)
+                equal(names, ["lora_A", "lora_B"], "the list of trainable parameters after set_rank()")
+
+
+@check("4.3", weight=1, tier="advanced")
+def test_set_rank_refuses(student, oracle, rng):
+    """A rank out of range is a ValueError; changing the rank of a merged layer is a RuntimeError."""
+    own = has_layer(student)
+    for new_rank in (0, -1, 6):
+        with at(f"in_features=5, out_features=7, set_rank({new_rank})"):
+            layer = make(student, spectral(rng, 2), own)
+            student.raises("ValueError", act=lambda layer=layer, n=new_rank: layer.set_rank(n))
+    with at("a merged layer, set_rank(3)"):
+        layer = make(student, spectral(rng, 2), own)
+        layer.merged = True
+        student.raises("RuntimeError", act=lambda: layer.set_rank(3))
+
+
+# --- task 4.4 ---
+
+WIDTH, VOCABULARY, BLOCKS = 4, 7, 2
+TOKENS = np.arange(10).reshape(2, 5) % VOCABULARY
+# in_features and out_features by the last part of a name, in the builder's tiny_transformer
+FEATURES = {"q": (4, 4), "k": (4, 4), "v": (4, 5), "o": (5, 4), "v_gate": (4, 5), "0": (4, 8), "2": (8, 4), "base": (4, 4)}
+
+
+def inject(lib: Session, own: bool, seed: int, share: bool, *calls: tuple[list[str], object]) -> tuple[Handle, list[Handle]]:
+    """A tiny transformer after some calls of inject_lora(model, targets, rank, alpha=3), and what they returned."""
+    if not own:
+        lib.supply("LoRALinear", lib.build("wrapper_class"))
+    model = lib.build("tiny_transformer", seed=seed, vocabulary=VOCABULARY, width=WIDTH, blocks=BLOCKS, share=share)
+    returned = [lib.inject_lora(model, targets, rank=rank, alpha=3.0) for targets, rank in calls]
+    model.double()
+    return model, returned
+
+
+def places(lib: Session, own: bool, seed: int, share: bool, *calls: tuple[list[str], object]) -> list[str]:
+    model, _ = inject(lib, own, seed, share, *calls)
+    return lib.names_of("modules_of_type", model, lib.LoRALinear)
+
+
+def function(lib: Session, own: bool, seed: int, share: bool, factors: dict, *calls: tuple[list[str], object]) -> np.ndarray:
+    """The model's output once the factors of the injected layers are written, by name."""
+    model, _ = inject(lib, own, seed, share, *calls)
+    for name, (A, B) in factors.items():
+        layer = model.get_submodule(name)
+        lib.write(layer.lora_A, A)
+        lib.write(layer.lora_B, B)
+    return lib.read(model(tensor(TOKENS)), (*TOKENS.shape, VOCABULARY))
+
+
+def draw_factors(rng, names: list[str], rank: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    sizes = {name: FEATURES[name.rpartition(".")[2]] for name in names}
+    return {n: (rng.standard_normal((rank, i)), rng.standard_normal((o, rank))) for n, (i, o) in sizes.items()}
+
+
+def compare(student, oracle, rng, share: bool, *calls: tuple[list[str], object]) -> None:
+    """Hold where LoRALinear stands, and what the model computes with given factors, against the reference."""
+    own = has_layer(student)
+    seed = int(rng.integers(2**31))
+    want = oracle(places, own, seed, share, *calls)
+    equal(places(student, own, seed, share, *calls), want, "the list of places where a LoRALinear stands")
+    factors = draw_factors(rng, want, 2)
+    got = function(student, own, seed, share, factors, *calls)
+    close(got, oracle(function, own, seed, share, factors, *calls), "model(tokens) with the factors written")
+
+
+@check("4.4", weight=4, gate=True)
+def test_injection(student, oracle, rng):
+    """Every Linear that a target names, and nothing else, becomes a LoRALinear that the model computes with."""
+    for targets in (["q"], ["q", "v"], ["mlp.0"], ["block.1.attn.o", "base"], ["q", "k", "v", "o", "0", "2"]):
+        with at(f"target_modules={targets}"):
+            compare(student, oracle, rng, False, (targets, 2))
+
+
+def trainable_after(lib: Session, own: bool, seed: int, target: np.ndarray) -> tuple[list[str], dict[str, np.ndarray]]:
+    model, _ = inject(lib, own, seed, False, (["q", "base"], 2))
+    names = lib.names_of("trainable_names", model)
+    if not own:  # a stand-in has nothing to train
+        return names, {}
+    after = lib.probe("train", model, tensor(TOKENS), tensor(target), lr=0.01, steps=1)
+    frozen = {"embed.weight": (VOCABULARY, WIDTH), "block.0.norm.weight": (WIDTH,), "block.1.attn.v.bias": (WIDTH + 1,)}
+    return names, {name: lib.array(after.get(name), f"{name} after a step", shape) for name, shape in frozen.items()}
+
+
+@check("4.4", weight=2)
+def test_only_factors_are_trainable(student, oracle, rng):
+    """Afterwards the factors are trainable, and everything else, embeddings and norms included, is frozen."""
+    own = has_layer(student)
+    seed, target = int(rng.integers(2**31)), rng.standard_normal((*TOKENS.shape, VOCABULARY))
+    names, got = trainable_after(student, own, seed, target)
+    want_names, want = oracle(trainable_after, own, seed, target)
+    equal(names, want_names, "the list of trainable parameters")
+    for name in want:
+        close(got[name], want[name], f"{name} after a step", rtol=0)
+
+
+def returned_names(lib: Session, own: bool, seed: int, *calls: tuple[list[str], object]) -> list[list[str]]:
+    return [lib.names(names) for names in inject(lib, own, seed, False, *calls)[1]]
+
+
+@check("4.4", weight=1)
+def test_returns_the_names(student, oracle, rng):
+    """The call returns the full names of the modules that it replaced, sorted."""
+    own = has_layer(student)
+    seed = int(rng.integers(2**31))
+    for targets in (["q"], ["v", "mlp.2", "k"]):
+        with at(f"target_modules={targets}"):
+            got = returned_names(student, own, seed, (targets, 2))
+            equal(got, oracle(returned_names, own, seed, (targets, 2)), "what inject_lora returned")
+
+
+@check("4.4", weight=1)
+def test_second_call(student, oracle, rng):
+    """A second call with the same targets changes nothing; one with other targets adds to the first."""
+    own = has_layer(student)
+    for first, second in ((["q"], ["q"]), (["base"], ["base"]), (["q"], ["q", "v"])):
+        with at(f"target_modules={first}, then {second}"):
+            compare(student, oracle, rng, False, (first, 2), (second, 2))
+            seed = int(rng.integers(2**31))
+            calls = ((first, 2), (second, 2))
+            got = returned_names(student, own, seed, *calls)
+            equal(got, oracle(returned_names, own, seed, *calls), "what the two calls returned")
+            names = [student.names_of("trainable_names", inject(student, own, seed, False, *calls)[0])]
+            equal(names, oracle(trainable_of, own, seed, *calls), "the trainable parameters after both calls")
+
+
+def trainable_of(lib: Session, own: bool, seed: int, *calls: tuple[list[str], object]) -> list[list[str]]:
+    return [lib.names_of("trainable_names", inject(lib, own, seed, False, *calls)[0])]
+
+
+def ranks(lib: Session, own: bool, seed: int, targets: list[str], rank: dict[str, int]) -> dict[str, float]:
+    model, _ = inject(lib, own, seed, False, (targets, rank))
+    return {n: lib.number(model.get_submodule(n).rank) for n in lib.names_of("modules_of_type", model, lib.LoRALinear)}
+
+
+@check("4.4", weight=1, tier="advanced")
+def test_rank_of_each_target(student, oracle, rng):
+    """`rank` may give a rank to each target; where several match a name, the longest counts."""
+    own = has_layer(student)
+    seed = int(rng.integers(2**31))
+    for rank in ({"q": 1, "o": 3}, {"q": 1, "1.attn.q": 2, "mlp.0": 4}, {"block.0.attn.v": 2, "v": 1}):
+        with at(f"target_modules={list(rank)}, rank={rank}"):
+            equal(ranks(student, own, seed, list(rank), rank), oracle(ranks, own, seed, list(rank), rank), "the ranks of the layers")
+
+
+@check("4.4", weight=1, tier="advanced")
+def test_shared_layer(student, oracle, rng):
+    """A Linear that stands at several names is wrapped once; one LoRALinear stands at all of them."""
+    with at("a Linear shared by two blocks, target_modules=['base']"):
+        compare(student, oracle, rng, True, (["base", "k"], 2))
+
+
+@check("4.4", weight=1, tier="advanced")
+def test_unknown_target(student, oracle, rng):
+    """A target that matches no Linear is a ValueError, raised before anything is changed."""
+    own = has_layer(student)
+    seed = int(rng.integers(2**31))
+    for targets in (["query"], ["q", "w"], ["conv"], ["norm", "q"]):
+        with at(f"target_modules={targets}"):
+            model, _ = inject(student, own, seed, False)
+            before = student.names_of("trainable_names", model)
+            student.raises("ValueError", act=lambda m=model, t=targets: student.inject_lora(m, t, rank=2, alpha=3.0))
+            equal(student.names_of("modules_of_type", model, student.LoRALinear), [], "the layers that were replaced all the same")
+            equal(student.names_of("trainable_names", model), before, "the list of trainable parameters after the error")

@@ -1,0 +1,313 @@
+"""Runs a week's checks with pytest, over any number of submissions, and scores them.
+
+pytest belongs to the judge: it collects the checks once and runs each of them once for every submission, whose code
+is somewhere else. Nothing that a submission does can reach pytest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import inspect
+import pickle
+import sys
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pytest
+from _pytest.runner import runtestprotocol
+
+from autograder.inside.worker import Worker
+from autograder.judge.check import CheckInfo
+from autograder.judge.scoring import Outcome
+from autograder.judge.session import CheckFailed, Link, LinkDown, Loopback, Session
+from autograder.manifest import Task, Week
+
+ROOT = Path(__file__).parents[2]
+CHECKS = ROOT / "autograder" / "checks"
+MAX_WORKERS_A_TASK = 4  # the first, and fresh ones after a crash
+_ORACLE_CACHE = 4096
+
+
+class Opener(Protocol):
+    """Makes a link to a worker with the submission's module for one task; a context manager."""
+
+    def __call__(self, task: Task) -> contextlib.AbstractContextManager[Link]: ...
+
+
+@dataclass
+class TaskRun:
+    """What running a task's checks on one submission gave."""
+
+    task: Task
+    outcomes: list[Outcome] = field(default_factory=list)
+    traces: dict[str, list[Any]] = field(default_factory=dict)
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+
+
+class Shaken(Exception):
+    """A worker died or ran out of time for the first time: the submission must be run again, alone."""
+
+
+class Broken(Exception):
+    """The grader itself failed; the submission stays ungraded."""
+
+
+def loopback(stub: Path) -> Opener:
+    """Opens workers in this process: not isolated. For `autograder check`, references and mutants only."""
+
+    @contextlib.contextmanager
+    def open_link(task: Task) -> Iterator[Link]:
+        yield Loopback(Worker(stub))
+
+    return open_link
+
+
+def reference_stub(week: Week) -> Path:
+    return ROOT / "solutions" / week.folder / week.stub
+
+
+def derive(seed: int, name: str) -> int:
+    """A seed below 2^63 for one check: a function of the run's seed and the check's name alone."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:8], "big") >> 1
+
+
+class Oracle:
+    """Answers of the reference, computed in this process and kept: the same question is answered once."""
+
+    def __init__(self, stub: Path) -> None:
+        self._session = Session(Loopback(Worker(stub)))
+        self._loaded = False
+        self._answers: OrderedDict[tuple[str, int, bytes], Any] = OrderedDict()
+        self.seed = 0
+
+    def __call__(self, program: Callable[..., Any], *args: Any) -> Any:
+        if program.__closure__:
+            raise TypeError(f"{program.__qualname__} must take all that it uses as arguments")
+        key = (program.__qualname__, self.seed, hashlib.sha256(pickle.dumps(args)).digest())
+        if key not in self._answers:
+            if not self._loaded:
+                self._session.load()
+                self._loaded = True
+            self._session.reset(self.seed)
+            self._answers[key] = program(self._session, *args)
+            while len(self._answers) > _ORACLE_CACHE:
+                self._answers.popitem(last=False)
+        return self._answers[key]
+
+
+class Runner:
+    """Collects a week's checks once; `run` then takes one submission after another.
+
+    Args:
+        week: of the manifest.
+        seed: of the run; students' own checks use 0.
+        tasks: ids to run, or all of the week's.
+        tier: run only the checks of this tier.
+    """
+
+    def __init__(self, week: Week, seed: int, tasks: Sequence[str] | None = None, tier: str | None = None) -> None:
+        self.week, self.seed = week, seed
+        self._tier = tier
+        self._tasks = [t for t in week.tasks if tasks is None or t.id in tasks]
+        self.oracle = Oracle(reference_stub(week))
+        self._session: Session | None = None
+        self._failure: BaseException | None = None
+        self.items: dict[str, list[pytest.Function]] = {}
+        self._all: list[pytest.Function] = []
+
+    # --- what pytest calls ---
+
+    @pytest.fixture
+    def student(self) -> Session:
+        assert self._session is not None
+        return self._session
+
+    @pytest.fixture(name="oracle")
+    def oracle_fixture(self) -> Oracle:
+        return self.oracle
+
+    @pytest.fixture
+    def rng(self, request: pytest.FixtureRequest) -> np.random.Generator:
+        return np.random.Generator(np.random.PCG64(derive(self.seed, request.node.name)))
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Function]) -> None:
+        self._all = items
+        for item in items:
+            info = _info(item)
+            if self._tier in (None, info.tier):
+                self.items.setdefault(info.task, []).append(item)
+
+    def pytest_runtest_makereport(self, call: pytest.CallInfo[None]) -> None:
+        if call.excinfo is not None and self._failure is None:
+            self._failure = call.excinfo.value
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self) -> bool:
+        self._body()
+        return True
+
+    # --- what graders call ---
+
+    def collect(self, body: Callable[[], None]) -> None:
+        """Start pytest on the week's checks and call `body` inside, where `run` works.
+
+        Raises:
+            Broken: if a task has no check, or pytest could not collect.
+        """
+        result: list[BaseException] = []
+
+        def guarded() -> None:
+            try:
+                unknown = set(self.items) - {t.id for t in self.week.tasks}
+                lacking = [t.id for t in self._tasks if t.id not in self.items]
+                if unknown or (lacking and self._tier is None):
+                    raise Broken(f"checks of unknown tasks: {sorted(unknown)}; tasks without checks: {lacking}")
+                body()
+            except BaseException as error:
+                result.append(error)
+
+        self._body = guarded
+        arguments = [str(CHECKS / self.week.folder), "-q", "-s", "--tb=no", "--no-header", "--no-summary"]
+        arguments += ["-c", "/dev/null" if sys.platform != "win32" else "nul", f"--rootdir={ROOT}", "--import-mode=importlib"]
+        arguments += ["-o", "python_files=*.py", "-o", "python_functions=test_*", "--assert=plain"]
+        for name in _PLUGINS_OFF:
+            arguments += ["-p", f"no:{name}"]
+        silent = _Silent()
+        with contextlib.redirect_stdout(silent), contextlib.redirect_stderr(silent):
+            code = pytest.main(arguments, plugins=[self])
+        if result:
+            raise result[0]
+        if code != pytest.ExitCode.OK:
+            raise Broken(f"the checks of week {self.week.number} could not be collected: {silent.tail()}")
+
+    def run(self, opener: Opener, *, alone: bool = True) -> list[TaskRun]:
+        """Run every task's checks on one submission.
+
+        Args:
+            opener: makes links to workers that hold it.
+            alone: nothing else is running, so a death or a timeout counts. Otherwise it raises Shaken.
+
+        Raises:
+            Shaken: see `alone`.
+            Broken: if the grader itself failed.
+        """
+        runs: list[TaskRun] = []
+        unloadable: tuple[str, str] | None = None
+        for task in self._tasks:
+            run = TaskRun(task)
+            runs.append(run)
+            start = time.perf_counter()
+            items = list(self.items.get(task.id, ()))
+            workers = 0
+            while items and unloadable is None and workers < MAX_WORKERS_A_TASK:
+                workers += 1
+                with opener(task) as link:
+                    unloadable = self._run_items(link, run, items, alone)
+                run.cpu_seconds += getattr(link, "cpu_seconds", 0.0)
+            for item in items:
+                kind, message = unloadable or ("crash", "not run: your code ended the process too often")
+                run.outcomes.append(_outcome(item, kind, message))
+            run.seconds = time.perf_counter() - start
+        return runs
+
+    def _run_items(self, link: Link, run: TaskRun, items: list[pytest.Function], alone: bool) -> tuple[str, str] | None:
+        """Run checks from the front of `items` until the worker is dead; returns why the module does not load."""
+        session = self._session = Session(link)
+        try:
+            try:
+                session.reset(derive(self.seed, "import"))
+                session.load()
+            except CheckFailed as error:
+                return error.kind if error.kind != "unattempted" else "error", str(error)
+            while items:
+                item = items[0]
+                session.reset(derive(self.seed, item.name))
+                self.oracle.seed = derive(self.seed, item.name)
+                failure = self._call(item)
+                run.traces[item.name] = session.trace
+                if isinstance(failure, LinkDown):
+                    raise failure
+                items.pop(0)
+                run.outcomes.append(_judge(item, failure))
+        except LinkDown as error:
+            if error.kind == "ours":
+                raise Broken(str(error)) from None
+            if not alone:
+                raise Shaken(str(error)) from None
+            if len(items) == len(self.items[run.task.id]) and not run.traces:
+                return error.kind, f"importing your file: {error}"
+            run.outcomes.append(_outcome(items.pop(0), error.kind, str(error)))
+            if error.kind == "timeout":
+                run.outcomes += [_outcome(item, "timeout", "not run: the task's time was used up") for item in items]
+                items.clear()
+        return None
+
+    def _call(self, item: pytest.Function) -> BaseException | None:
+        self._failure = None
+        item._initrequest()
+        # Any other item will do as the next one: pytest then keeps what the two share, the module, set up.
+        other = next((i for i in self._all if i is not item), None)
+        for report in runtestprotocol(item, log=False, nextitem=other):
+            if report.failed or report.skipped:
+                return self._failure or Broken(f"{item.name} was {report.outcome}")
+        return None
+
+
+def _judge(item: pytest.Function, failure: BaseException | None) -> Outcome:
+    match failure:
+        case None:
+            return _outcome(item, "passed", "")
+        case CheckFailed():
+            return _outcome(item, failure.kind, str(failure))
+        case Broken() | OSError() | MemoryError() | KeyboardInterrupt() | SystemExit():
+            raise failure
+    # The same check passes on the reference (the canary saw to it), so a value of the submission's caused this.
+    return _outcome(item, "error", f"your code returned something that the check cannot use ({type(failure).__name__}: {failure})")
+
+
+def _outcome(item: pytest.Function, kind: str, message: str) -> Outcome:
+    doc = inspect.cleandoc(item.function.__doc__ or "").split("\n\n")[0].replace("\n", " ")
+    return Outcome(item.name.removeprefix("test_"), doc, _info(item), kind, message)
+
+
+def _info(item: pytest.Function) -> CheckInfo:
+    info = getattr(item.function, "check_info", None)
+    if not isinstance(info, CheckInfo):
+        raise Broken(f"{item.name} is not marked with @check")
+    return info
+
+
+class _Silent:
+    """Takes what pytest prints; keeps the end for an error message."""
+
+    encoding = "utf-8"
+
+    def __init__(self) -> None:
+        self._text = ""
+
+    def write(self, text: str) -> int:
+        self._text = (self._text + text)[-2000:]
+        return len(text)
+
+    def flush(self) -> None: ...
+
+    def isatty(self) -> bool:
+        return False
+
+    def tail(self) -> str:
+        lines = [line for line in self._text.splitlines() if line.strip()]
+        return " / ".join(lines[-3:])
+
+
+_PLUGINS_OFF = (
+    "cacheprovider", "logging", "warnings", "unraisableexception", "threadexception", "faulthandler", "doctest",
+    "junitxml", "stepwise", "pastebin", "nose", "setuponly", "setupplan", "debugging", "skipping", "recwarn", "monkeypatch",
+    "tmpdir", "anyio", "hypothesispytest", "unittest", "reports",
+)  # fmt: skip
