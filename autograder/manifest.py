@@ -203,9 +203,7 @@ class Week:
     topics: Texts
     practice: Text
     points: Points
-    stub: Annotated[
-        str, _like(r"[a-z][a-z0-9_]*\.py", 'be a Python file name without a folder, such as "lora_linear.py"')
-    ]
+    stub: Annotated[str, _like(r"[a-z][a-z0-9_]*\.py", 'be a Python file name without a folder, such as "lora_linear.py"')]
     hidden_packages: tuple[Module, ...]
     preload: tuple[Module, ...]
     limits: Limits = field(metadata={"inherits": True})

@@ -23,7 +23,9 @@ from pathlib import Path
 
 import numpy as np
 
+from autograder import UserError
 from autograder.inside import wire
+from autograder.inside.zygote import READY
 from autograder.judge.session import LinkDown
 from autograder.manifest import Limits
 
@@ -42,7 +44,7 @@ _BWRAP_HELP = {
 }
 
 
-class SandboxError(Exception):
+class SandboxError(UserError):
     """The sandbox cannot be used; the text is one line that says what to do."""
 
 
@@ -94,7 +96,7 @@ class Zygotes:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            pass_fds=config["sockets"],  # type: ignore[arg-type]
+            pass_fds=[s.fileno() for s in theirs],
             start_new_session=True,
         )
         for s in theirs:
@@ -144,7 +146,7 @@ def _bwrap_command(environment: dict[str, str], hidden_packages: Sequence[str]) 
                 command += ["--tmpfs", f"{site}/{name}"]
     for name in ("__init__.py", "inside"):
         command += ["--ro-bind", str(PACKAGE / name), f"/grader/autograder/{name}"]
-    command += ["--proc", "/proc", "--dev", "/dev", "--dir", "/tmp", "--dir", _SUBMISSION]
+    command += ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--dir", _SUBMISSION]
     return [*command, "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/"]
 
 
@@ -186,7 +188,13 @@ class SandboxLink:
         # The clock starts with the child: all its requests share one budget.
         self._deadline = time.monotonic() + limits.wall_seconds
         blobs = {name: np.frombuffer(data, np.uint8) for name, data in files.items()}
-        self._send(wire.dumps({"stub": stub, "files": blobs}))
+        try:
+            if wire.loads(self.exchange(wire.dumps({"stub": stub, "files": blobs}))) != READY:
+                raise LinkDown("its first message is wrong", "ours")
+        except LinkDown as error:
+            self.close()
+            said = self.output.decode(errors="replace").strip()
+            raise LinkDown(f"a worker could not be confined: {error}: {said}", "ours") from None
 
     def exchange(self, message: bytes) -> bytes | bytearray:
         """Send one request and wait for its reply, draining what the child prints.
@@ -266,6 +274,8 @@ class SandboxLink:
         status = self._reap()
         if self.cpu_seconds >= self._limits.cpu_seconds - 0.5:
             raise LinkDown(f"used its {self._limits.cpu_seconds} s of CPU time", "timeout")
+        with contextlib.suppress(BlockingIOError):
+            self.output += os.read(self._pipe, OUTPUT_KEPT)[: OUTPUT_KEPT - len(self.output)]
         how = f"signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else f"exit status {os.waitstatus_to_exitcode(status)}"
         raise LinkDown(f"the process that ran your code ended ({how})", "crash")
 

@@ -21,18 +21,13 @@ _WORDS = {
     "per_week": Text(
         en="Each week has {lecture} h of lecture, {lab} h of lab in class and {homework} h of homework: "
         "{weeks} weeks, {total} h in class.",
-        zh="每周讲授 {lecture} 学时、课内实验 {lab} 学时、课后作业 {homework} 小时；"
-        "共 {weeks} 周，课内合计 {total} 学时。",
+        zh="每周讲授 {lecture} 学时、课内实验 {lab} 学时、课后作业 {homework} 小时；共 {weeks} 周，课内合计 {total} 学时。",
     ),
     "marks": Text(en="Marks", zh="评分"),
     "component": Text(en="Component", zh="组成"),
     "weight": Text(en="Weight", zh="占比"),
-    "weekly_code": Text(
-        en="Weekly programming: automatic grading and code review", zh="每周编程作业：自动评分与代码评审"
-    ),
-    "reading_discussion": Text(
-        en="Reading: paper presentation and class discussion", zh="文献阅读：论文分享与课堂讨论"
-    ),
+    "weekly_code": Text(en="Weekly programming: automatic grading and code review", zh="每周编程作业：自动评分与代码评审"),
+    "reading_discussion": Text(en="Reading: paper presentation and class discussion", zh="文献阅读：论文分享与课堂讨论"),
     "final_project": Text(
         en="Final project: report, public repository, demonstration video",
         zh="期末项目：技术报告、公开代码仓库、演示视频",

@@ -8,12 +8,13 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
+from autograder import UserError
 from autograder.manifest import Week
 
 BANK = Path(__file__).parent
 
 
-class BankError(Exception):
+class BankError(UserError):
     """A file of the bank is wrong; the text names it."""
 
 

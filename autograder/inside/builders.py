@@ -31,14 +31,16 @@ def linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
 
 @builder
 def bare_module(cls: type[nn.Module], attributes: dict[str, Any], parameters: dict[str, Tensor]) -> nn.Module:
-    """An object of a student's module class whose own `__init__` is not written yet.
+    """An object of a student's module class whose own `__init__` does not work yet.
 
-    It has exactly the state that the contract names: `attributes` as they are, `parameters` as nn.Parameter.
+    It has exactly the state that the contract names: `attributes` as they are (but for those that the class
+    computes, as a property), `parameters` as nn.Parameter.
     """
     module = cls.__new__(cls)
     nn.Module.__init__(module)
     for name, value in attributes.items():
-        setattr(module, name, value)
+        if not isinstance(getattr(cls, name, None), property):
+            setattr(module, name, value)
     for name, tensor in parameters.items():
         setattr(module, name, nn.Parameter(tensor))
     return module
@@ -57,9 +59,9 @@ class Wrapper(nn.Module):
     def __init__(self, base: nn.Linear, rank: int, alpha: float, dropout: float = 0.0) -> None:
         super().__init__()
         self.base = base.requires_grad_(False)
-        self.rank, self.alpha, self.merged, self.enabled = rank, alpha, False, True
+        self.rank, self.alpha, self.dropout, self.merged, self.enabled = rank, alpha, dropout, False, True
         self.lora_A = nn.Parameter(base.weight.new_zeros(rank, base.in_features))
-        self.lora_B = nn.Parameter(base.weight.new_zeros(base.out_features, rank))
+        self.lora_B = nn.Parameter(torch.zeros(len(base.weight), rank, dtype=base.weight.dtype))
 
     def forward(self, x: Tensor) -> Tensor:
         result: Tensor = self.base(x)
@@ -81,13 +83,15 @@ class Attention(nn.Module):
         self.v = nn.Linear(width, width + 1)
         self.o = nn.Linear(width + 1, width)
         self.v_gate = nn.Linear(width, width + 1)
+        self.kv = nn.Linear(width, width + 1)
         self.conv = nn.Conv1d(width, width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         scores = self.q(x) @ self.k(x).transpose(-1, -2) / x.shape[-1] ** 0.5
-        values = self.v(x) * torch.sigmoid(self.v_gate(x))
+        values = self.v(x) * torch.sigmoid(self.v_gate(x)) + self.kv(x)
         mixed: Tensor = self.o(scores.softmax(-1) @ values)
-        return mixed + self.conv(x.transpose(-1, -2)).transpose(-1, -2)
+        convolved: Tensor = self.conv(x.transpose(-1, -2)).transpose(-1, -2)
+        return mixed + convolved
 
 
 class Block(nn.Module):

@@ -44,16 +44,17 @@ class Worker:
     def handle(self, message: bytes | bytearray) -> bytes:
         """Answer one encoded request with one encoded reply; whatever student code raises becomes an error."""
         operations = wire.loads(message)
-        value, index = None, 0
+        value, done = None, 0
         try:
-            for index, operation in enumerate(operations):
+            for operation in operations:
                 name, kwargs = operation["op"], {k: v for k, v in operation.items() if k != "op"}
                 value = getattr(self, f"op_{name}")(**kwargs)
+                done += 1
             return wire.dumps({"value": value})
         except BaseException as error:  # SystemExit and KeyboardInterrupt too: a student's exit() is an answer
             if isinstance(error, KeyboardInterrupt) and not _raised_in(error, self.stub.parent):
                 raise  # Ctrl-C at home
-            return wire.dumps({"error": _describe(error, index, self.stub.parent)})
+            return wire.dumps({"error": _describe(error, done, self.stub.parent)})
 
     # Operations. `out` is the slot that takes the result.
 

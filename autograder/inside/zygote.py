@@ -29,6 +29,8 @@ from typing import Any
 from autograder.inside import confine, wire
 from autograder.inside.worker import Worker
 
+READY = "confined"  # a worker's first message; what fails before it is the grader's fault
+
 
 def main() -> None:
     config = json.loads(sys.argv[1])
@@ -108,7 +110,7 @@ def _child(fds: list[int], config: dict[str, Any], limits: dict[str, int], priva
     except wire.Closed:
         status = 0
     except BaseException as error:  # nothing may unwind into the zygote's loop
-        os.write(2, f"\nworker: {type(error).__name__}: {error}\n".encode(errors="replace"))
+        os.write(2, f"{type(error).__name__}: {error}\n".encode(errors="replace"))
     finally:
         os._exit(status)
 
@@ -137,8 +139,10 @@ def _become_worker(channel: socket.socket, config: dict[str, Any], limits: dict[
     sys.argv = [first["stub"]]
     confine.drop_privileges()
     confine.filter_system_calls()
-    sys.stdout.reconfigure(line_buffering=True, errors="replace")  # type: ignore[union-attr]
+    sys.stdout = open(1, "w", buffering=1, errors="replace", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, errors="replace", closefd=False)  # noqa: SIM115
     worker = Worker(folder / first["stub"])
+    wire.send(channel, wire.dumps(READY))
     while True:
         wire.send(channel, worker.handle(wire.receive(channel)))
 

@@ -73,8 +73,7 @@ def close(got: np.ndarray, want: np.ndarray, name: str, rtol: float = 1e-9, atol
         worst = np.unravel_index(np.argmax(error - bound), error.shape)
         index = f" at {[int(i) for i in worst]}" if error.ndim else ""
         raise CheckFailed(
-            f"{name} is wrong\n  expected: {show(want)}\n  got:      {show(got)}\n"
-            f"  largest difference: {error[worst]:.3g}{index}"
+            f"{name} is wrong\n  expected: {show(want)}\n  got:      {show(got)}\n  largest difference: {error[worst]:.3g}{index}"
         )
 
 

@@ -14,7 +14,7 @@ import sys
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,8 +22,10 @@ import numpy as np
 import pytest
 from _pytest.runner import runtestprotocol
 
+from autograder import UserError
 from autograder.inside.worker import Worker
 from autograder.judge.check import CheckInfo
+from autograder.judge.diagnose import Diagnoser
 from autograder.judge.scoring import Outcome
 from autograder.judge.session import CheckFailed, Link, LinkDown, Loopback, Session
 from autograder.manifest import Task, Week
@@ -49,13 +51,14 @@ class TaskRun:
     traces: dict[str, list[Any]] = field(default_factory=dict)
     seconds: float = 0.0
     cpu_seconds: float = 0.0
+    unloadable: str = ""
 
 
 class Shaken(Exception):
     """A worker died or ran out of time for the first time: the submission must be run again, alone."""
 
 
-class Broken(Exception):
+class Broken(UserError):
     """The grader itself failed; the submission stays ungraded."""
 
 
@@ -119,6 +122,7 @@ class Runner:
         self.oracle = Oracle(reference_stub(week))
         self._session: Session | None = None
         self._failure: BaseException | None = None
+        self.diagnoser = Diagnoser(week, reference_stub(week).read_text(encoding="utf-8"), self._trace)
         self.items: dict[str, list[pytest.Function]] = {}
         self._all: list[pytest.Function] = []
 
@@ -138,7 +142,7 @@ class Runner:
         return np.random.Generator(np.random.PCG64(derive(self.seed, request.node.name)))
 
     def pytest_collection_modifyitems(self, items: list[pytest.Function]) -> None:
-        self._all = items
+        self._all, self.items = items, {}
         for item in items:
             info = _info(item)
             if self._tier in (None, info.tier):
@@ -155,7 +159,7 @@ class Runner:
 
     # --- what graders call ---
 
-    def collect(self, body: Callable[[], None]) -> None:
+    def run_in_pytest(self, body: Callable[[], None], silent: bool = True) -> None:
         """Start pytest on the week's checks and call `body` inside, where `run` works.
 
         Raises:
@@ -174,18 +178,24 @@ class Runner:
                 result.append(error)
 
         self._body = guarded
-        arguments = [str(CHECKS / self.week.folder), "-q", "-s", "--tb=no", "--no-header", "--no-summary"]
+        files = sorted(str(path) for path in (CHECKS / self.week.folder).glob("test_*.py"))
+        if not files:
+            raise Broken(f"week {self.week.number} has no checks")
+        arguments = [*files, "-qqq", "-s", "--tb=no", "--no-header", "--no-summary"]
         arguments += ["-c", "/dev/null" if sys.platform != "win32" else "nul", f"--rootdir={ROOT}", "--import-mode=importlib"]
-        arguments += ["-o", "python_files=*.py", "-o", "python_functions=test_*", "--assert=plain"]
+        arguments.append("--assert=plain")
         for name in _PLUGINS_OFF:
             arguments += ["-p", f"no:{name}"]
-        silent = _Silent()
-        with contextlib.redirect_stdout(silent), contextlib.redirect_stderr(silent):
+        output = _Silent()
+        with contextlib.ExitStack() as stack:
+            if silent:
+                stack.enter_context(contextlib.redirect_stdout(output))
+                stack.enter_context(contextlib.redirect_stderr(output))
             code = pytest.main(arguments, plugins=[self])
         if result:
             raise result[0]
         if code != pytest.ExitCode.OK:
-            raise Broken(f"the checks of week {self.week.number} could not be collected: {silent.tail()}")
+            raise Broken(f"the checks of week {self.week.number} could not be collected: {output.tail()}")
 
     def run(self, opener: Opener, *, alone: bool = True) -> list[TaskRun]:
         """Run every task's checks on one submission.
@@ -211,6 +221,8 @@ class Runner:
                 with opener(task) as link:
                     unloadable = self._run_items(link, run, items, alone)
                 run.cpu_seconds += getattr(link, "cpu_seconds", 0.0)
+            run.outcomes = self._diagnosed(run)
+            run.unloadable = unloadable[1] if unloadable else ""
             for item in items:
                 kind, message = unloadable or ("crash", "not run: your code ended the process too often")
                 run.outcomes.append(_outcome(item, kind, message))
@@ -249,6 +261,22 @@ class Runner:
                 items.clear()
         return None
 
+    def _diagnosed(self, run: TaskRun) -> list[Outcome]:
+        """The outcomes with the misconceptions that the failing ones' traces tell of."""
+        failed = {o.name: run.traces[f"test_{o.name}"] for o in run.outcomes if o.kind in ("wrong", "error")}
+        named = self.diagnoser.name(run.task.id, failed) if failed else {}
+        return [
+            replace(o, misconception=self.diagnoser.misconception(named[o.name])) if o.name in named else o for o in run.outcomes
+        ]
+
+    def _trace(self, name: str, session: Session) -> tuple[bool, list[Any]]:
+        """Run one check on a session of our own; returns whether it passed, and what it observed."""
+        item = next(i for i in self._all if i.name == f"test_{name}")
+        self._session = session
+        session.reset(derive(self.seed, item.name))
+        self.oracle.seed = derive(self.seed, item.name)
+        return self._call(item) is None, session.trace
+
     def _call(self, item: pytest.Function) -> BaseException | None:
         self._failure = None
         item._initrequest()
@@ -269,7 +297,9 @@ def _judge(item: pytest.Function, failure: BaseException | None) -> Outcome:
         case Broken() | OSError() | MemoryError() | KeyboardInterrupt() | SystemExit():
             raise failure
     # The same check passes on the reference (the canary saw to it), so a value of the submission's caused this.
-    return _outcome(item, "error", f"your code returned something that the check cannot use ({type(failure).__name__}: {failure})")
+    return _outcome(
+        item, "error", f"your code returned something that the check cannot use ({type(failure).__name__}: {failure})"
+    )
 
 
 def _outcome(item: pytest.Function, kind: str, message: str) -> Outcome:

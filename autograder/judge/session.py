@@ -59,9 +59,7 @@ class StudentError(CheckFailed):
         unattempted = self.type == "NotImplementedError"
         place = f" ({self.where[-1]})" if self.where else ""
         text = f"{self.type}: {self.text}" if self.text else self.type
-        super().__init__(
-            self.text if unattempted else f"{doing} raised {text}{place}", "unattempted" if unattempted else "error"
-        )
+        super().__init__(self.text if unattempted else f"{doing} raised {text}{place}", "unattempted" if unattempted else "error")
 
 
 class LinkDown(Exception):
@@ -79,7 +77,10 @@ class LinkDown(Exception):
 class Handle:
     """Something that lives in the worker. Attributes, items and calls of it are handles too."""
 
-    __slots__ = ("_session", "_ref", "_text")
+    __slots__ = ("_ref", "_session", "_text")
+    _ref: wire.Ref
+    _session: Session
+    _text: str
     __hash__ = None  # type: ignore[assignment]
 
     def __init__(self, session: Session, ref: wire.Ref, text: str) -> None:
@@ -100,12 +101,12 @@ class Handle:
         return Handle(self._session, ref, text)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Handle:
-        session: Session = self._session
-        return session._result(f"{self._text}({_show_args(args, kwargs)})", "call", function=self, args=list(args), kwargs=kwargs)
+        return self._session._result(
+            f"{self._text}({_show_args(args, kwargs)})", "call", function=self, args=list(args), kwargs=kwargs
+        )
 
     def __setattr__(self, name: str, value: Any) -> None:
-        session: Session = self._session
-        session._queue(f"setting {self._text}.{name}", "set", target=self, name=name, value=value)
+        self._session._queue(f"setting {self._text}.{name}", "set", target=self, name=name, value=value)
 
     def __repr__(self) -> str:
         return f"<handle {self._text}>"
@@ -113,7 +114,7 @@ class Handle:
     def _refuse(self, *_: Any) -> Any:
         raise TypeError(f"{self._text} is a handle, not a value: observe it with read(), number(), flag(), ...")
 
-    __bool__ = __eq__ = __ne__ = __len__ = __iter__ = __float__ = __int__ = __index__ = __contains__ = _refuse  # type: ignore[assignment]
+    __bool__ = __eq__ = __ne__ = __len__ = __iter__ = __float__ = __int__ = __index__ = __contains__ = _refuse
     __lt__ = __le__ = __gt__ = __ge__ = __add__ = __radd__ = __sub__ = __mul__ = __matmul__ = __array__ = _refuse
 
 
@@ -126,6 +127,7 @@ class Session:
 
     Attributes:
         trace: every observation of the running check, for diagnosis: what was seen, in order.
+        facts: what checks have found out about the module and need not ask again, for the life of the worker.
     """
 
     def __init__(self, link: Link) -> None:
@@ -134,6 +136,7 @@ class Session:
         self._doing: list[str] = []
         self._slot = MODULE
         self.trace: list[Any] = []
+        self.facts: dict[str, Any] = {}
 
     # --- life ---
 
@@ -169,7 +172,7 @@ class Session:
             case {"error": {"operation": int(index), "type": str(), "bases": list(), "message": str(), "where": list()} as error}:
                 if 0 <= index < len(doing) and all(type(s) is str for s in [*error["bases"], *error["where"]]):
                     failure = StudentError(error, doing[index])
-                    self.trace.append(failure.type)
+                    self.trace.append(f"{failure.type}: {failure.text}")
                     raise failure
         self.trace.append("wire")
         raise CheckFailed("your code answered in a form that the grader does not know", "error")
@@ -224,11 +227,33 @@ class Session:
             return error.kind != "unattempted"
         return True
 
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Let what happens inside leave no trace: it prepares the check and is no part of its evidence."""
+        trace, self.trace = self.trace, []
+        try:
+            yield
+        finally:
+            self.trace = trace
+
     # --- observing ---
 
-    def read(self, handle: Handle, shape: tuple[int, ...], dtype: str = "float64", finite: bool = True) -> np.ndarray:
-        """A snapshot of a tensor or array, of exactly this shape and dtype, as a NumPy array."""
-        return self._array(self._observe("read", handle._text, value=handle), handle._text, shape, dtype, finite)
+    def read(self, handle: Handle, shape: tuple[int, ...], dtype: str = "float64", free: bool = False) -> np.ndarray:
+        """A snapshot of a tensor or array, of exactly this shape and dtype and finite, as a NumPy array.
+
+        Args:
+            free: right answers differ in this value (a random start, say), so it is no evidence for a diagnosis;
+                `note` what follows from it instead.
+        """
+        value = self._observe("read", handle._text, value=handle)
+        array = self._array(value, handle._text, shape, dtype)
+        if free:
+            self.trace.pop()
+        return array
+
+    def note(self, value: Any) -> None:
+        """Add to the trace what a check derived from a free observation."""
+        self.trace.append(value)
 
     def number(self, handle: Handle) -> float:
         """A finite int or float (not a bool)."""
@@ -266,11 +291,11 @@ class Session:
 
     def array(self, data: Any, name: str, shape: tuple[int, ...], dtype: str = "float64") -> np.ndarray:
         """A part of a probe's result as an array of exactly this shape and dtype; `name` says what it is."""
-        return self._array(data, name, shape, dtype, True)
+        return self._array(data, name, shape, dtype)
 
     # --- inside ---
 
-    def _array(self, value: Any, name: str, shape: tuple[int, ...], dtype: str, finite: bool) -> np.ndarray:
+    def _array(self, value: Any, name: str, shape: tuple[int, ...], dtype: str) -> np.ndarray:
         match value:
             case wire.Tensor(data=data, dtype=found):
                 pass
@@ -282,7 +307,7 @@ class Session:
             raise CheckFailed(f"{name} has shape {data.shape}\n  expected: {shape}")
         if found != dtype:
             raise CheckFailed(f"{name} has dtype {found}\n  expected: {dtype}")
-        if finite and not np.isfinite(data).all():
+        if not np.isfinite(data).all():
             raise CheckFailed(f"{name} holds values that are not finite\n  got: {show(data)}")
         return data
 

@@ -1,4 +1,4 @@
-"""Week 4: the reference against peft, closed forms and finite differences, and the bank against the reference.
+"""Week 4: the reference against peft, closed forms and finite differences; the bank against the reference.
 
 Every property below is a function of a module, so that the reference, each alternative, each mutant and each
 held-out spelling go through the same ones, independently of the autograder's checks.
@@ -29,7 +29,7 @@ MUTANTS = sorted(BANK.glob("mutants/*.toml"))
 HELDOUT = sorted(BANK.glob("heldout/*.py"))
 TASKS = ("4.1", "4.2", "4.3", "4.4")
 
-# (in_features, out_features, rank, alpha): non-square both ways, the largest rank, alpha below and above rank.
+# in_features, out_features, rank, alpha: non-square both ways, the largest rank, alpha below and above rank.
 LADDER = [(1, 1, 1, 1.0), (3, 2, 1, 2.0), (5, 7, 2, 3.0), (8, 4, 4, 1.0), (6, 6, 3, 16.0), (17, 9, 5, 8.0)]
 
 
@@ -37,7 +37,7 @@ LADDER = [(1, 1, 1, 1.0), (3, 2, 1, 2.0), (5, 7, 2, 3.0), (8, 4, 4, 1.0), (6, 6,
 
 
 def load(path: Path, source: str | None = None) -> ModuleType:
-    """The module of one file, with helper modules beside it, leaving sys.path and sys.modules as they were."""
+    """The module of one file, with helper modules beside it; sys.path and sys.modules stay as they were."""
     spec = importlib.util.spec_from_loader("lora_linear", loader=None)
     module = importlib.util.module_from_spec(spec)
     before = set(sys.modules)
@@ -61,7 +61,9 @@ def read_mutant(path: Path) -> SimpleNamespace:
     source = reference = REFERENCE.read_text("utf-8")
     for edit in data["edit"]:
         assert reference.count(edit["find"]) == 1, f"{path.name}: {edit['find']!r} is not unique"
-        assert source.count(edit["find"]) == 1, f"{path.name}: {edit['find']!r} was changed by an earlier edit"
+        assert source.count(edit["find"]) == 1, (
+            f"{path.name}: {edit['find']!r} was changed by an earlier edit"
+        )
         source = source.replace(edit["find"], edit["replace"])
     return SimpleNamespace(**data, source=source)
 
@@ -242,7 +244,7 @@ def dtype_is_inherited(lora):
 def merge_adds_the_update(lora):
     for training in (True, False):
         for n_in, n_out, rank, alpha in LADDER:
-            layer, rng = build(lora, n_in, n_out, rank, alpha, dropout=0.5)
+            layer, _ = build(lora, n_in, n_out, rank, alpha, dropout=0.5)
             layer.train(training)
             weight, bias = layer.base.weight, layer.base.bias
             tied = nn.Embedding(n_out, n_in)
@@ -290,7 +292,7 @@ def unmerge_bound(lora, draws=40):
 
 
 def unmerge_without_merge(lora):
-    layer, rng = build(lora, 4, 3, 2, 5.0)
+    layer, _ = build(lora, 4, 3, 2, 5.0)
     old = layer.base.weight.clone()
     layer.unmerge()
     assert torch.equal(layer.base.weight, old) and layer.merged is False
@@ -343,7 +345,7 @@ def shrinking_is_eckart_young(lora):
     for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
         for n_in, n_out, rank, alpha in LADDER:
             for new_rank in range(1, rank):
-                layer, rng = build(lora, n_in, n_out, rank, alpha, dtype=dtype, seed=new_rank)
+                layer, _ = build(lora, n_in, n_out, rank, alpha, dtype=dtype, seed=new_rank)
                 old = update_of(layer)
                 U, S, Vt = np.linalg.svd(old, full_matrices=False)
                 best = U[:, :new_rank] * S[:new_rank] @ Vt[:new_rank]
@@ -360,7 +362,7 @@ def shrinking_is_eckart_young(lora):
 
 
 def ranks_in_sequence(lora):
-    layer, rng = build(lora, 9, 7, 2, 6.0)
+    layer, _ = build(lora, 9, 7, 2, 6.0)
     old = update_of(layer)
     for new_rank in (5, 7, 3, 3, 2, 6):  # never below the rank of dW, so nothing is lost
         layer.set_rank(new_rank)
@@ -424,7 +426,9 @@ class Model(nn.Module):
         self.embed = nn.Embedding(11, d)
         self.blocks = nn.ModuleList([Block(d), Block(d)])
         self.base = nn.Linear(d, d)
-        self.other = nn.ModuleDict({"q": nn.Embedding(3, d), "v": nn.Conv1d(d, d, 1), "base": nn.Linear(d, d)})
+        self.other = nn.ModuleDict(
+            {"q": nn.Embedding(3, d), "v": nn.Conv1d(d, d, 1), "base": nn.Linear(d, d)}
+        )
         self.head = nn.Linear(d, 11)
         self.q = nn.Linear(d, d)
         self.tail = nn.ModuleDict({"q": self.q, "head": self.head, "w": self.q})
@@ -545,7 +549,15 @@ def rank_for_each_target(lora):
 
 
 def unknown_targets(lora):
-    for targets in (["nothing"], ["q", "nothing"], ["nothing", "q"], ["conv"], ["attention"], ["uery", "v"], [""]):
+    for targets in (
+        ["nothing"],
+        ["q", "nothing"],
+        ["nothing", "q"],
+        ["conv"],
+        ["attention"],
+        ["uery", "v"],
+        [""],
+    ):
         model = make_model()
         state, modules, free = model.state_dict(), list(model.modules()), trainable(model)
         with pytest.raises(ValueError):
@@ -620,3 +632,208 @@ def failures(lora, task: str) -> list[str]:
         except (Exception, pytest.fail.Exception):
             broken.append(prop.__name__)
     return broken
+
+
+# --------------------------------------------------------------------------- the reference beside peft
+
+PRECISION = [(torch.float64, 1e-12), (torch.float32, 5e-7)]  # 5e-7 is about 4 eps, four roundings per element
+
+
+def peft_twin(layer, base: nn.Linear):
+    """peft's own layer on a copy of the base, with the same A, B, alpha and rank."""
+    from peft import LoraConfig
+    from peft.tuners.lora.layer import Linear
+
+    config = LoraConfig(r=layer.rank, lora_alpha=layer.alpha, lora_dropout=0.0)
+    twin = Linear(base, "default", config, r=layer.rank, lora_alpha=layer.alpha)
+    twin.lora_A["default"].weight.data = layer.lora_A.data.clone()
+    twin.lora_B["default"].weight.data = layer.lora_B.data.clone()
+    base.requires_grad_(False)
+    return twin
+
+
+def relative(a: Tensor, b: Tensor) -> float:
+    return ((a - b).abs().max() / b.abs().max()).item()
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), PRECISION, ids=["fp64", "fp32"])
+@pytest.mark.parametrize("case", LADDER, ids=str)
+@pytest.mark.parametrize("bias", [True, False])
+def test_reference_agrees_with_peft(case, bias, dtype, tolerance):
+    layer, rng = build(REF, *case, bias=bias, dtype=dtype)
+    base = nn.Linear(case[0], case[1], bias=bias, dtype=dtype)
+    base.load_state_dict(layer.base.state_dict())
+    twin = peft_twin(layer, base)
+    assert twin.scaling["default"] == layer.scaling
+
+    x = draw(rng, 2, 3, case[0], dtype=dtype).requires_grad_()
+    x2 = x.detach().clone().requires_grad_()
+    y, y2 = layer(x), twin(x2)
+    assert relative(y, y2) <= tolerance
+    weights = draw(rng, *y.shape, dtype=dtype)
+    (y * weights).sum().backward()
+    (y2 * weights).sum().backward()
+    pairs = [
+        (x.grad, x2.grad),
+        (layer.lora_A.grad, twin.lora_A["default"].weight.grad),
+        (layer.lora_B.grad, twin.lora_B["default"].weight.grad),
+    ]
+    for ours, theirs in pairs:
+        assert relative(ours, theirs) <= tolerance
+
+    layer.merge(), twin.merge()
+    assert relative(layer.base.weight, base.weight) <= tolerance
+    assert relative(layer(x), twin(x2)) <= tolerance
+    layer.unmerge(), twin.unmerge()
+    assert relative(layer.base.weight, base.weight) <= tolerance
+
+
+def test_injection_into_llama_agrees_with_peft():
+    from peft import LoraConfig, get_peft_model
+    from peft.tuners.lora import LoraLayer
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=37,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=16,
+        tie_word_embeddings=False,
+    )
+    targets = ["q_proj", "v_proj", "down_proj"]
+    torch.manual_seed(0)
+    ours = LlamaForCausalLM(config).double().eval()
+    theirs = LlamaForCausalLM(config).double().eval()
+    theirs.load_state_dict(ours.state_dict())
+    ids = torch.tensor([[1, 5, 9, 2], [36, 0, 3, 4]])
+    plain = ours(ids).logits
+
+    names = REF.inject_lora(ours, targets, 2, 6.0)
+    theirs = get_peft_model(
+        theirs, LoraConfig(r=2, lora_alpha=6, lora_dropout=0.0, target_modules=targets)
+    ).double()
+    prefix = "base_model.model."
+    twins = {n.removeprefix(prefix): m for n, m in theirs.named_modules() if isinstance(m, LoraLayer)}
+    assert names == sorted(twins) and len(names) == 6
+    free = sum(p.numel() for p in ours.parameters() if p.requires_grad)
+    assert free == theirs.get_nb_trainable_parameters()[0]
+    torch.testing.assert_close(ours(ids).logits, plain, rtol=1e-12, atol=1e-12)
+
+    rng = np.random.default_rng(0)
+    for name in names:
+        layer, twin = ours.get_submodule(name), twins[name]
+        set_factors(layer, rng, 0.3)
+        twin.lora_A["default"].weight.data.copy_(layer.lora_A.data)
+        twin.lora_B["default"].weight.data.copy_(layer.lora_B.data)
+    expected = theirs(ids).logits
+    assert not torch.allclose(expected, plain, rtol=1e-3)
+    torch.testing.assert_close(ours(ids).logits, expected, rtol=1e-12, atol=1e-12)
+    for name in names:
+        ours.get_submodule(name).merge()
+    torch.testing.assert_close(ours(ids).logits, expected, rtol=1e-10, atol=1e-12)
+
+
+# --------------------------------------------------------------------------- the reference over random shapes
+
+
+@st.composite
+def cases(draw_from):
+    n_in, n_out = draw_from(st.integers(1, 12)), draw_from(st.integers(1, 12))
+    rank = draw_from(st.integers(1, min(n_in, n_out)))
+    return SimpleNamespace(
+        sizes=(n_in, n_out, rank, draw_from(st.sampled_from([0.1, 1.0, 3.0, 16.0, 64.0]))),
+        new_rank=draw_from(st.integers(1, min(n_in, n_out))),
+        lead=tuple(draw_from(st.lists(st.integers(0, 3), max_size=3))),
+        bias=draw_from(st.booleans()),
+        dtype=draw_from(st.sampled_from([torch.float64, torch.float32, torch.bfloat16, torch.float16])),
+        seed=draw_from(st.integers(0, 2**32 - 1)),
+        scale=10.0 ** draw_from(st.integers(-4, 1)),
+    )
+
+
+def build_case(case):
+    return build(REF, *case.sizes, bias=case.bias, dtype=case.dtype, seed=case.seed, scale=case.scale)
+
+
+def smallest(dtype: torch.dtype) -> float:
+    """The smallest positive number: 6e-8 in fp16, which small updates do reach."""
+    return torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
+
+
+derandomized = settings(max_examples=80, deadline=None, derandomize=True, database=None)
+
+
+@derandomized
+@given(cases())
+def test_forward_over_shapes(case):
+    layer, rng = build_case(case)
+    x = draw(rng, *case.lead, case.sizes[0], dtype=case.dtype)
+    assert_near(layer(x), *closed_form(layer, x))
+
+
+@derandomized
+@given(cases())
+def test_merge_and_unmerge_over_shapes(case):
+    layer, _ = build_case(case)
+    w0, dW = np64(layer.base.weight).copy(), update_of(layer)
+    A, B, s = abs(np64(layer.lora_A)), abs(np64(layer.lora_B)), layer.scaling
+    eps = torch.finfo(case.dtype).eps
+    layer.merge()
+    # The product of inner dimension `rank`, the scaling and the addition: rank + 3 roundings.
+    K = layer.rank + 3
+    bound = K * (eps * (abs(w0) + s * B @ A) + smallest(case.dtype))
+    assert (abs(np64(layer.base.weight) - w0 - dW) <= bound).all()
+    layer.unmerge()
+    assert (abs(np64(layer.base.weight) - w0) <= 4 * eps * (abs(w0) + abs(dW))).all()
+
+
+@derandomized
+@given(cases())
+def test_set_rank_over_shapes(case):
+    layer, _ = build_case(case)
+    old = update_of(layer)
+    tail = np.sqrt((np.linalg.svd(old, compute_uv=False)[case.new_rank :] ** 2).sum())
+    layer.set_rank(case.new_rank)
+    check_new_rank(layer, case.new_rank, case.sizes[3], case.dtype)
+    K = max(case.sizes[:2])
+    rounding = 8 * K * torch.finfo(case.dtype).eps * np.linalg.norm(old)
+    # Where fp16 underflows, an element of a factor is off by the smallest number, times the other factor.
+    norms = sum(np.linalg.norm(np64(factor)) for factor in (layer.lora_A, layer.lora_B))
+    rounding += layer.scaling * K * smallest(case.dtype) * norms
+    assert np.linalg.norm(update_of(layer) - old) <= tail + rounding
+
+
+# --------------------------------------------------------------------------- the bank
+
+
+def syntax(source: str) -> str:
+    return ast.dump(ast.parse(source))
+
+
+def test_the_bank_is_large_enough():
+    tasks = [read_mutant(path).task for path in MUTANTS]
+    assert all(tasks.count(task) >= 5 for task in TASKS)
+    assert len(ALTERNATIVES) >= 4 and len(HELDOUT) >= 12
+    trees = {syntax(read_mutant(path).source) for path in MUTANTS} | {syntax(REFERENCE.read_text("utf-8"))}
+    assert len(trees) == len(MUTANTS) + 1  # no two mutants are the same, and none is the reference
+
+
+@pytest.mark.parametrize("path", MUTANTS, ids=lambda p: p.stem)
+def test_mutant(path):
+    mutant = read_mutant(path)
+    assert mutant.task in TASKS
+    assert mutant.misconception.endswith(".") and mutant.misconception.isprintable()
+    assert mutant.misconception_zh.endswith("。") and mutant.misconception_zh.isprintable()
+    assert failures(load(REFERENCE, mutant.source), mutant.task)
+
+
+@pytest.mark.parametrize("path", HELDOUT, ids=lambda p: p.stem)
+def test_heldout_spelling(path):
+    first = path.read_text("utf-8").splitlines()[0]
+    assert first.startswith("# mutant: ")
+    mutant = read_mutant(BANK / "mutants" / f"{first.removeprefix('# mutant: ')}.toml")
+    assert syntax(path.read_text("utf-8")) != syntax(mutant.source)
+    assert failures(load(path), mutant.task)

@@ -1,8 +1,8 @@
 """Checks of week 4: LoRALinear, merging, changing the rank, injection.
 
 Every check writes the base weight and both factors itself, so neither the initialisation nor an earlier task decides
-it: where LoRALinear's constructor is not written yet, tasks 4.2 and 4.3 get an object with the contract's attributes,
-and task 4.4 a class that keeps its arguments.
+it: where the submission's own layer does not work yet, tasks 4.2 and 4.3 get an object of its class with the
+contract's attributes, and task 4.4 a class that keeps its arguments.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from autograder.judge.check import Handle, Session, at, check, close, demand, equal, tensor
+from autograder.judge.check import CheckFailed, Handle, Session, at, check, close, demand, equal, tensor
 
 
 class Case(NamedTuple):
@@ -56,10 +56,34 @@ def make(lib: Session, case: Case, own: bool = True, dropout: float = 0.0, dtype
     return layer
 
 
-def has_layer(student: Session) -> bool:
-    """Whether the submission's own constructor is written."""
-    base = student.build("linear", weight=tensor(np.ones((2, 2))), bias=None)
-    return student.implemented(lambda: student.LoRALinear(base, rank=1, alpha=1.0))
+def ask_once(student: Session, oracle, program) -> bool:
+    """Whether a program on a fixed case gives what it gives on the reference; asked once for each worker."""
+    if program.__name__ not in student.facts:
+        rng = np.random.Generator(np.random.PCG64(0))
+        case, x = draw(rng, *LADDER[1]), rng.standard_normal((4, 3))
+        with student.aside():
+            try:
+                close(program(student, case, x), oracle(program, case, x), "its result")
+                student.facts[program.__name__] = True
+            except CheckFailed:
+                student.facts[program.__name__] = False
+    return bool(student.facts[program.__name__])
+
+
+def own_state(student: Session, oracle) -> bool:
+    """Whether the submission's constructor works, so that tasks 4.2 and 4.3 can be checked on what it makes."""
+    return ask_once(student, oracle, state)
+
+
+def own_layer(student: Session, oracle) -> bool:
+    """Whether the submission's layer works, so that task 4.4 can be checked with it."""
+    return ask_once(student, oracle, output)
+
+
+def state(lib: Session, case: Case, _: np.ndarray) -> np.ndarray:
+    layer = make(lib, case)
+    flags = [lib.flag(layer.merged), lib.flag(layer.enabled)]
+    return np.array([lib.number(layer.rank), lib.number(layer.alpha), lib.number(layer.scaling), *flags])
 
 
 # --- task 4.1 ---
@@ -89,8 +113,8 @@ def start(lib: Session, case: Case, x: np.ndarray) -> tuple[np.ndarray, np.ndarr
     bias = None if case.bias is None else tensor(case.bias)
     layer = lib.LoRALinear(lib.build("linear", weight=tensor(case.weight), bias=bias), len(case.A), case.alpha)
     layer.double()
-    A, B = lib.read(layer.lora_A, case.A.shape), lib.read(layer.lora_B, case.B.shape)
-    return A, B, lib.read(layer(tensor(x)), (*x.shape[:-1], len(case.weight)))
+    A, B = lib.read(layer.lora_A, case.A.shape, free=True), lib.read(layer.lora_B, case.B.shape, free=True)
+    return A, B, lib.read(layer(tensor(x)), (*x.shape[:-1], len(case.weight)), free=True)
 
 
 @check("4.1", weight=2)
@@ -102,6 +126,7 @@ def test_start(student, oracle, rng):
         with at(case.rung):
             A, B, y = start(student, case, x)
             _, zero, base_only = oracle(start, case, x)
+            student.note([bool(B.any()), int(np.linalg.matrix_rank(A))])
             close(B, zero, "lora_B of a new layer", rtol=0)
             found = int(np.linalg.matrix_rank(A))
             demand(
@@ -115,7 +140,10 @@ def test_start(student, oracle, rng):
 def gradients(lib: Session, case: Case, x: np.ndarray, g: np.ndarray) -> tuple[list[str], list[np.ndarray]]:
     result = lib.probe("vjp", make(lib, case), tensor(x), tensor(g))
     found = result["parameters"]
-    arrays = [lib.array(found.get(name), f"the gradient of {name}", like.shape) for name, like in (("lora_A", case.A), ("lora_B", case.B))]
+    arrays = [
+        lib.array(found.get(name), f"the gradient of {name}", like.shape)
+        for name, like in (("lora_A", case.A), ("lora_B", case.B))
+    ]
     return sorted(found), [*arrays, lib.array(result["x"], "the gradient of x", x.shape)]
 
 
@@ -243,12 +271,10 @@ def test_refuses_bad_arguments(student, oracle, rng):
 
 def weight_after(lib: Session, own: bool, case: Case, *calls: str, training: bool = False, dtype: str = "float64") -> np.ndarray:
     """base.weight, the Parameter that it was at first, after some calls of merge and unmerge."""
-    layer = make(lib, case, own, dropout=0.5, dtype=dtype)
-    if not own:
-        layer.training = training
-    else:
-        layer.train(training)
+    layer = make(lib, case._replace(weight=np.zeros_like(case.weight)), own, dropout=0.5, dtype=dtype)
+    layer.train(training)
     weight = lib.keep(layer.base.weight)
+    lib.write(weight, case.weight, dtype)  # as a checkpoint that is loaded into a wrapped model would
     for call in calls:
         getattr(layer, call)()
     return lib.read(weight, case.weight.shape, dtype)
@@ -257,17 +283,19 @@ def weight_after(lib: Session, own: bool, case: Case, *calls: str, training: boo
 @check("4.2", weight=3, gate=True)
 def test_merge(student, oracle, rng):
     """merge() adds (alpha / rank) B A to base.weight, in place."""
-    own = has_layer(student)
+    own = own_state(student, oracle)
     for shape in LADDER:
         case = draw(rng, *shape)
         with at(case.rung):
-            close(weight_after(student, own, case, "merge"), oracle(weight_after, True, case, "merge"), "base.weight after merge()")
+            close(
+                weight_after(student, own, case, "merge"), oracle(weight_after, True, case, "merge"), "base.weight after merge()"
+            )
 
 
 @check("4.2", weight=3, gate=True)
 def test_unmerge(student, oracle, rng):
     """merge() then unmerge() brings each weight back within 4 eps (|W0| + |dW|), in float32."""
-    own = has_layer(student)
+    own = own_state(student, oracle)
     eps = float(np.finfo(np.float32).eps)
     for shape in LADDER:
         for scale in (1.0, 1e3):
@@ -283,7 +311,7 @@ def test_unmerge(student, oracle, rng):
 @check("4.2", weight=2)
 def test_twice_is_once(student, oracle, rng):
     """Merging a merged layer changes nothing, and neither does unmerging one that is not merged."""
-    own = has_layer(student)
+    own = own_state(student, oracle)
     case = draw(rng, *LADDER[1])
     with at(case.rung):
         once = oracle(weight_after, True, case, "merge")
@@ -298,7 +326,7 @@ def test_twice_is_once(student, oracle, rng):
 @check("4.2", weight=1)
 def test_flag(student, oracle, rng):
     """`merged` says whether the weight holds the update."""
-    own = has_layer(student)
+    own = own_state(student, oracle)
     layer = make(student, draw(rng, *LADDER[1]), own)
     equal(student.flag(layer.merged), False, "merged of a new layer")
     layer.merge()
@@ -310,7 +338,7 @@ def test_flag(student, oracle, rng):
 @check("4.2", weight=1)
 def test_merge_in_training_mode(student, oracle, rng):
     """Training mode and dropout make no difference to what is merged."""
-    own = has_layer(student)
+    own = own_state(student, oracle)
     case = draw(rng, *LADDER[2])
     with at(f"{case.rung}, dropout=0.5, training mode"):
         got = weight_after(student, own, case, "merge", training=True)
@@ -320,7 +348,7 @@ def test_merge_in_training_mode(student, oracle, rng):
 @check("4.2", weight=1, tier="advanced")
 def test_merge_leaves_the_rest(student, oracle, rng):
     """Merging and unmerging change neither the bias nor the factors, and the weight stays frozen."""
-    own = has_layer(student)
+    own = own_state(student, oracle)
     case = draw(rng, *LADDER[2])
     with at(case.rung):
         layer = make(student, case, own)
@@ -343,7 +371,8 @@ def factors_after(lib: Session, own: bool, case: Case, new_rank: int) -> tuple[n
     layer = make(lib, case, own)
     layer.set_rank(new_rank)
     out_features, in_features = case.weight.shape
-    return lib.read(layer.lora_A, (new_rank, in_features)), lib.read(layer.lora_B, (out_features, new_rank))
+    A = lib.read(layer.lora_A, (new_rank, in_features), free=True)
+    return A, lib.read(layer.lora_B, (out_features, new_rank), free=True)
 
 
 def update(lib: Session, case: Case) -> np.ndarray:
@@ -367,31 +396,35 @@ def spectral(rng, rank: int) -> Case:
 @check("4.3", weight=3, gate=True)
 def test_growing_keeps_the_function(student, oracle, rng):
     """Growing the rank leaves dW = (alpha / rank) B A as it was, although alpha / rank is smaller now."""
-    own = has_layer(student)
+    own = own_state(student, oracle)
     for rank, new_rank in GROW:
         case = spectral(rng, rank)
         with at(f"rank {rank}, set_rank({new_rank})"):
             A, B = factors_after(student, own, case, new_rank)
-            close(oracle(update, case._replace(A=A, B=B)), oracle(update, case), "dW (transposed) after set_rank()", rtol=1e-9)
+            got = oracle(update, case._replace(A=A, B=B))
+            student.note(got)
+            close(got, oracle(update, case), "dW (transposed) after set_rank()")
 
 
 @check("4.3", weight=3, gate=True)
 def test_shrinking_is_the_best_truncation(student, oracle, rng):
     """Shrinking the rank keeps the best approximation of dW that the smaller rank allows: its truncated SVD."""
-    own = has_layer(student)
+    own = own_state(student, oracle)
     for rank, new_rank in SHRINK:
         case = spectral(rng, rank)
         with at(f"rank {rank}, set_rank({new_rank})"):
             A, B = factors_after(student, own, case, new_rank)
             best_A, best_B = oracle(factors_after, True, case, new_rank)
             want = oracle(update, case._replace(A=best_A, B=best_B))
-            close(oracle(update, case._replace(A=A, B=B)), want, "dW (transposed) after set_rank()", rtol=1e-7)
+            got = oracle(update, case._replace(A=A, B=B))
+            student.note(got)
+            close(got, want, "dW (transposed) after set_rank()", rtol=1e-7)
 
 
 @check("4.3", weight=2)
 def test_rank_and_scaling(student, oracle, rng):
     """After set_rank(n): rank is n, alpha is what it was, scaling is alpha / n, and base.weight has not moved."""
-    own = has_layer(student)
+    own = own_state(student, oracle)
     for rank, new_rank in ((2, 4), (4, 1), (3, 3)):
         case = spectral(rng, rank)
         with at(f"rank {rank}, set_rank({new_rank})"):
@@ -412,7 +445,7 @@ def numbers_after(lib: Session, case: Case, new_rank: int) -> dict[str, float]:
 @check("4.3", weight=1)
 def test_equal_rank(student, oracle, rng):
     """Setting the rank that the layer has keeps dW."""
-    own = has_layer(student)
+    own = own_state(student, oracle)
     case = spectral(rng, 3)
     A, B = factors_after(student, own, case, 3)
     close(oracle(update, case._replace(A=A, B=B)), oracle(update, case), "dW (transposed) after set_rank(3) at rank 3", rtol=1e-7)
@@ -421,20 +454,21 @@ def test_equal_rank(student, oracle, rng):
 @check("4.3", weight=2)
 def test_new_directions_can_learn(student, oracle, rng):
     """After growing, all rows of A are linearly independent, so the new columns of B get a gradient."""
-    own = has_layer(student)
+    own = own_state(student, oracle)
     for rank, new_rank in GROW:
         with at(f"rank {rank}, set_rank({new_rank})"):
             A, _ = factors_after(student, own, spectral(rng, rank), new_rank)
             found = int(np.linalg.matrix_rank(A))
+            student.note(found)
             demand(found == new_rank, f"lora_A has {found} linearly independent rows\n  expected: {new_rank}")
 
 
 @check("4.3", weight=1, tier="advanced")
 def test_new_factors_are_trainable(student, oracle, rng):
     """The new factors are trainable parameters under their names, with the dtype of the base."""
-    own = has_layer(student)
+    own = own_state(student, oracle)
     for rank, new_rank in ((2, 4), (4, 2)):
-        for dtype in ("float64", "float32"):
+        for dtype in ("float64", "float32", "bfloat16"):
             with at(f"rank {rank}, set_rank({new_rank}), {dtype}"):
                 layer = make(student, spectral(rng, rank), own, dtype=dtype)
                 layer.set_rank(new_rank)
@@ -447,7 +481,7 @@ def test_new_factors_are_trainable(student, oracle, rng):
 @check("4.3", weight=1, tier="advanced")
 def test_set_rank_refuses(student, oracle, rng):
     """A rank out of range is a ValueError; changing the rank of a merged layer is a RuntimeError."""
-    own = has_layer(student)
+    own = own_state(student, oracle)
     for new_rank in (0, -1, 6):
         with at(f"in_features=5, out_features=7, set_rank({new_rank})"):
             layer = make(student, spectral(rng, 2), own)
@@ -463,7 +497,7 @@ def test_set_rank_refuses(student, oracle, rng):
 WIDTH, VOCABULARY, BLOCKS = 4, 7, 2
 TOKENS = np.arange(10).reshape(2, 5) % VOCABULARY
 # in_features and out_features by the last part of a name, in the builder's tiny_transformer
-FEATURES = {"q": (4, 4), "k": (4, 4), "v": (4, 5), "o": (5, 4), "v_gate": (4, 5), "0": (4, 8), "2": (8, 4), "base": (4, 4)}
+FEATURES = {"q": (4, 4), "k": (4, 4), "v": (4, 5), "o": (5, 4), "0": (4, 8), "2": (8, 4), "base": (4, 4)}
 
 
 def inject(lib: Session, own: bool, seed: int, share: bool, *calls: tuple[list[str], object]) -> tuple[Handle, list[Handle]]:
@@ -498,7 +532,7 @@ def draw_factors(rng, names: list[str], rank: int) -> dict[str, tuple[np.ndarray
 
 def compare(student, oracle, rng, share: bool, *calls: tuple[list[str], object]) -> None:
     """Hold where LoRALinear stands, and what the model computes with given factors, against the reference."""
-    own = has_layer(student)
+    own = own_layer(student, oracle)
     seed = int(rng.integers(2**31))
     want = oracle(places, own, seed, share, *calls)
     equal(places(student, own, seed, share, *calls), want, "the list of places where a LoRALinear stands")
@@ -528,7 +562,7 @@ def trainable_after(lib: Session, own: bool, seed: int, target: np.ndarray) -> t
 @check("4.4", weight=2)
 def test_only_factors_are_trainable(student, oracle, rng):
     """Afterwards the factors are trainable, and everything else, embeddings and norms included, is frozen."""
-    own = has_layer(student)
+    own = own_layer(student, oracle)
     seed, target = int(rng.integers(2**31)), rng.standard_normal((*TOKENS.shape, VOCABULARY))
     names, got = trainable_after(student, own, seed, target)
     want_names, want = oracle(trainable_after, own, seed, target)
@@ -544,9 +578,9 @@ def returned_names(lib: Session, own: bool, seed: int, *calls: tuple[list[str], 
 @check("4.4", weight=1)
 def test_returns_the_names(student, oracle, rng):
     """The call returns the full names of the modules that it replaced, sorted."""
-    own = has_layer(student)
+    own = own_layer(student, oracle)
     seed = int(rng.integers(2**31))
-    for targets in (["q"], ["v", "mlp.2", "k"]):
+    for targets in (["q"], ["v", "mlp.2", "q", "k"]):
         with at(f"target_modules={targets}"):
             got = returned_names(student, own, seed, (targets, 2))
             equal(got, oracle(returned_names, own, seed, (targets, 2)), "what inject_lora returned")
@@ -555,7 +589,7 @@ def test_returns_the_names(student, oracle, rng):
 @check("4.4", weight=1)
 def test_second_call(student, oracle, rng):
     """A second call with the same targets changes nothing; one with other targets adds to the first."""
-    own = has_layer(student)
+    own = own_layer(student, oracle)
     for first, second in ((["q"], ["q"]), (["base"], ["base"]), (["q"], ["q", "v"])):
         with at(f"target_modules={first}, then {second}"):
             compare(student, oracle, rng, False, (first, 2), (second, 2))
@@ -579,11 +613,40 @@ def ranks(lib: Session, own: bool, seed: int, targets: list[str], rank: dict[str
 @check("4.4", weight=1, tier="advanced")
 def test_rank_of_each_target(student, oracle, rng):
     """`rank` may give a rank to each target; where several match a name, the longest counts."""
-    own = has_layer(student)
+    own = own_layer(student, oracle)
     seed = int(rng.integers(2**31))
     for rank in ({"q": 1, "o": 3}, {"q": 1, "1.attn.q": 2, "mlp.0": 4}, {"block.0.attn.v": 2, "v": 1}):
         with at(f"target_modules={list(rank)}, rank={rank}"):
-            equal(ranks(student, own, seed, list(rank), rank), oracle(ranks, own, seed, list(rank), rank), "the ranks of the layers")
+            equal(
+                ranks(student, own, seed, list(rank), rank), oracle(ranks, own, seed, list(rank), rank), "the ranks of the layers"
+            )
+
+
+def in_training(lib: Session, own: bool, seed: int, dropout: float, factors: dict) -> np.ndarray:
+    model = lib.build("tiny_transformer", seed=seed, vocabulary=VOCABULARY, width=WIDTH, blocks=BLOCKS)
+    if not own:
+        lib.supply("LoRALinear", lib.build("wrapper_class"))
+    lib.inject_lora(model, ["q", "base"], rank=2, alpha=3.0, dropout=dropout)
+    model.double()
+    for name, (A, B) in factors.items():
+        lib.write(model.get_submodule(name).lora_A, A)
+        lib.write(model.get_submodule(name).lora_B, B)
+    if not own:  # a stand-in keeps the number
+        return np.array(lib.number(model.block[0].base.dropout))
+    model.train()
+    return lib.read(model(tensor(TOKENS)), (*TOKENS.shape, VOCABULARY))
+
+
+@check("4.4", weight=1, tier="advanced")
+def test_dropout_is_passed_on(student, oracle, rng):
+    """`dropout` reaches the layers: with it, the model's output in training mode varies; with 0 it does not."""
+    own = own_layer(student, oracle)
+    seed = int(rng.integers(2**31))
+    factors = draw_factors(rng, [f"block.{i}.{name}" for i in range(BLOCKS) for name in ("attn.q", "base")], 2)
+    without = oracle(in_training, own, seed, 0.0, factors)
+    close(in_training(student, own, seed, 0.0, factors), without, "model(tokens) in training mode, dropout=0.0")
+    change = np.abs(in_training(student, own, seed, 0.5, factors) - without).max()
+    demand(change > 1e-6, "dropout=0.5 makes no difference in training mode\n  expected: a random output")
 
 
 @check("4.4", weight=1, tier="advanced")
@@ -596,12 +659,14 @@ def test_shared_layer(student, oracle, rng):
 @check("4.4", weight=1, tier="advanced")
 def test_unknown_target(student, oracle, rng):
     """A target that matches no Linear is a ValueError, raised before anything is changed."""
-    own = has_layer(student)
+    own = own_layer(student, oracle)
     seed = int(rng.integers(2**31))
     for targets in (["query"], ["q", "w"], ["conv"], ["norm", "q"]):
         with at(f"target_modules={targets}"):
             model, _ = inject(student, own, seed, False)
             before = student.names_of("trainable_names", model)
             student.raises("ValueError", act=lambda m=model, t=targets: student.inject_lora(m, t, rank=2, alpha=3.0))
-            equal(student.names_of("modules_of_type", model, student.LoRALinear), [], "the layers that were replaced all the same")
+            equal(
+                student.names_of("modules_of_type", model, student.LoRALinear), [], "the layers that were replaced all the same"
+            )
             equal(student.names_of("trainable_names", model), before, "the list of trainable parameters after the error")

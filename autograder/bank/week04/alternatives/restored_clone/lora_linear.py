@@ -130,7 +130,9 @@ def inject_lora(
         if target is None or isinstance(child, LoRALinear):
             continue
         if child not in memo:
-            memo[child] = LoRALinear(child, rank[target] if isinstance(rank, Mapping) else rank, alpha, dropout)
+            memo[child] = LoRALinear(
+                child, rank[target] if isinstance(rank, Mapping) else rank, alpha, dropout
+            )
         parent._modules[name] = memo[child]
         replaced.add(full)
     for layer in memo.values():

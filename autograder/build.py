@@ -1,0 +1,246 @@
+"""Makes what is generated: stubs from solutions, the syllabus from the manifest; and checks that it is in order."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from autograder import UserError, syllabus
+from autograder.judge import scoring
+from autograder.judge.runner import ROOT, Broken, Runner, loopback, reference_stub
+from autograder.manifest import Course, Week
+
+_BEGIN = re.compile(r"^(\s*)### BEGIN SOLUTION(?: (\d+\.\d+))?\s*$")
+_END = re.compile(r"^\s*### END SOLUTION\s*$")
+_SEAL = "# stub "
+# A fragment of fewer nodes (`self.rank = rank`) says nothing about where it comes from.
+_LEAK_NODES = 18
+
+
+class BuildError(UserError):
+    """Something to mend in a source; the text names file and line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A solution region: the lines between its markers, [first, last], counted from 0, markers included."""
+
+    first: int
+    last: int
+    indent: str
+    task: str
+
+
+def regions(source: str, name: str) -> list[Region]:
+    """The solution regions of a reference file.
+
+    Raises:
+        BuildError: if a marker has no partner or names no task.
+    """
+    found: list[Region] = []
+    start: tuple[int, str, str] | None = None
+    for number, line in enumerate(source.splitlines()):
+        if match := _BEGIN.match(line):
+            if start is not None or match[2] is None:
+                why = "a task's number is missing" if match[2] is None else "the region before it has no end"
+                raise BuildError(f"{name}:{number + 1}: {why}")
+            start = number, match[1], match[2]
+        elif _END.match(line):
+            if start is None:
+                raise BuildError(f"{name}:{number + 1}: the end of a region that has no beginning")
+            found.append(Region(start[0], number, start[1], start[2]))
+            start = None
+    if start is not None:
+        raise BuildError(f"{name}:{start[0] + 1}: this region has no end")
+    return found
+
+
+def stub_source(source: str, week: Week) -> str:
+    """The stub of a reference: regions in functions raise NotImplementedError, others are left out.
+
+    The last line is a seal by which `build` sees whether the file was edited since.
+
+    Raises:
+        BuildError: if a marker is wrong or a core task has no region.
+    """
+    found = regions(source, week.stub)
+    tasks = {t.id: t for t in week.tasks}
+    for region in found:
+        if region.task not in tasks:
+            raise BuildError(f"{week.stub}:{region.first + 1}: the manifest has no task {region.task}")
+    for task_id in tasks:
+        if not any(r.task == task_id and r.indent for r in found):
+            raise BuildError(f"{week.stub}: task {task_id} has no solution region in a function")
+    tree = ast.parse(source)
+    lines: list[str] = source.splitlines()
+    for region in reversed(found):
+        task = tasks[region.task]
+        raises = f'raise NotImplementedError("Week {task.week}, task {task.number}: {_qualname(tree, region.first + 1)}")'
+        lines[region.first : region.last + 1] = [region.indent + raises] if region.indent else []
+    body = "\n".join(lines).rstrip() + "\n"
+    return f"{body}\n{_SEAL}{_digest(body)}\n"
+
+
+def edited(text: str) -> bool:
+    """Whether a stub file is no longer as it was generated."""
+    body, _, seal = text.rpartition("\n" + _SEAL)
+    return not body or seal.strip() != _digest(body)
+
+
+def generated(course: Course) -> dict[Path, str]:
+    """Every generated file's contents, by path."""
+    files = {ROOT / name: syllabus.render(course, lang) for lang, name in syllabus.FILES.items()}
+    for week in course.weeks:
+        if week.tasks:
+            source = reference_stub(week).read_text(encoding="utf-8")
+            files[ROOT / "exercises" / week.folder / week.stub] = stub_source(source, week)
+    return files
+
+
+def build(course: Course) -> list[str]:
+    """Write what is generated; returns one line for each file that changed.
+
+    Raises:
+        BuildError: if a stub file holds somebody's work; nothing has been written then.
+    """
+    files = generated(course)
+    for path in files:
+        if path.suffix == ".py" and path.exists() and edited(path.read_text(encoding="utf-8")):
+            raise BuildError(f"{_short(path)} was edited: it is not overwritten; move it away and build again")
+    changed = []
+    for path, text in files.items():
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8", newline="\n")
+            changed.append(f"wrote {_short(path)}")
+    return changed
+
+
+def problems(course: Course) -> Iterator[str]:
+    """What is not in order, a line each: drift, leaks, stubs that earn points, references that do not."""
+    files = generated(course)
+    for path, text in files.items():
+        if not path.exists():
+            yield f"{_short(path)} is missing: run `autograder build`"
+        elif path.read_text(encoding="utf-8") != text:
+            yield f"{_short(path)} is not what its source makes: edit the source and run `autograder build`"
+    known = set(files)
+    for path in sorted((ROOT / "exercises").rglob("*")):
+        if path.is_file() and path not in known and "__pycache__" not in path.parts:
+            yield f"{_short(path)} comes from no solution: remove it"
+    yield from leaks(course, _released())
+    for week in course.weeks:
+        if week.tasks:
+            yield from _scores(week, files[ROOT / "exercises" / week.folder / week.stub])
+
+
+def leaks(course: Course, files: list[Path]) -> Iterator[str]:
+    """Markers, and pieces of solution regions whatever their names and layout, in files that students get."""
+    fragments: dict[str, str] = {}
+    for week in course.weeks:
+        if week.tasks:
+            path = reference_stub(week)
+            source = path.read_text(encoding="utf-8")
+            inside = regions(source, week.stub)
+            for node in ast.walk(ast.parse(source)):
+                if not isinstance(node, ast.stmt) or _size(node) < _LEAK_NODES:
+                    continue
+                if any(r.first < node.lineno - 1 and (node.end_lineno or 0) - 1 < r.last for r in inside):
+                    fragments[_shape(node)] = f"{week.folder}/{week.stub}:{node.lineno}"
+    for path in files:
+        text = path.read_text(encoding="utf-8")
+        if any(_BEGIN.match(line) or _END.match(line) for line in text.splitlines()):
+            yield f"{_short(path)} holds a solution marker"
+        for code, offset in _code(path, text):
+            try:
+                tree = ast.parse(code)
+            except SyntaxError:
+                continue
+            for node in ast.walk(tree):
+                if isinstance(node, ast.stmt) and (origin := fragments.get(_shape(node))):
+                    yield f"{_short(path)}:{node.lineno + offset} holds a piece of the solution ({origin})"
+
+
+def _released() -> list[Path]:
+    """Files that are, or will be, in the student release."""
+    found = [*(ROOT / "exercises").rglob("*.py"), *(ROOT / "course").rglob("*.py"), *(ROOT / "course").rglob("*.md")]
+    found += [path for path in (ROOT / "autograder").rglob("*.py") if "bank" not in path.parts]
+    return sorted(found)
+
+
+def _code(path: Path, text: str) -> Iterator[tuple[str, int]]:
+    """The Python code in a file, and the number of lines before it."""
+    if path.suffix == ".py":
+        yield text, 0
+    for block in re.finditer(r"^```(?:python|py)\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+        yield block[1], text[: block.start(1)].count("\n")
+
+
+def _scores(week: Week, stub: str) -> Iterator[str]:
+    runner = Runner(week, seed=0)
+    folder = ROOT / "exercises" / week.folder
+
+    def body() -> None:
+        for path, wanted in ((reference_stub(week), 1.0), (folder / week.stub, 0.0)):
+            for run in runner.run(loopback(path)):
+                score = scoring.share(run.outcomes)
+                if score != wanted:
+                    failure = scoring.headline(run.outcomes)
+                    why = f" ({failure.name}: {failure.message})" if failure and wanted else ""
+                    found.append(f"{_short(path)}: task {run.task.id} scores {score:.0%}, not {wanted:.0%}{why}")
+
+    found: list[str] = []
+    try:
+        if (folder / week.stub).exists():
+            runner.run_in_pytest(body)
+    except Broken as error:
+        found.append(f"week {week.number}: {error}")
+    yield from found
+
+
+def _qualname(tree: ast.Module, line: int) -> str:
+    """The dotted name of the innermost function or class around a line."""
+    names: list[str] = []
+    nodes: list[ast.stmt] = tree.body
+    while True:
+        for node in nodes:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.lineno <= line <= (node.end_lineno or 0):
+                names.append(node.name)
+                nodes = node.body
+                break
+        else:
+            return ".".join(names)
+
+
+def _size(node: ast.AST) -> int:
+    return sum(1 for _ in ast.walk(node))
+
+
+def _shape(node: ast.AST) -> str:
+    """A statement's syntax tree as text, with variables numbered in the order of their appearance."""
+    numbers: dict[str, int] = {}
+
+    def walk(node: object) -> str:
+        if isinstance(node, ast.Name):
+            return f"v{numbers.setdefault(node.id, len(numbers))}"
+        if isinstance(node, ast.arg):
+            return f"a{numbers.setdefault(node.arg, len(numbers))}"
+        if isinstance(node, ast.AST):
+            return f"{type(node).__name__}({','.join(walk(getattr(node, field, None)) for field in node._fields)})"
+        if isinstance(node, list):
+            return f"[{','.join(map(walk, node))}]"
+        return repr(node)
+
+    return walk(node)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _short(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else str(path)

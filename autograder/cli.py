@@ -1,0 +1,170 @@
+"""The command line. Heavy modules are imported by the command that needs them, so that --help is quick."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from autograder import UserError
+from autograder.manifest import Course, ManifestError, Task, Week, load
+
+if TYPE_CHECKING:
+    from autograder.judge.runner import TaskRun
+
+_EPILOG = """\
+students:     autograder check 4            check your week 4, on your machine
+              autograder check 4.2          check one task
+instructors:  autograder grade submissions --week 4 --out results/week04
+authors:      autograder build              make stubs and syllabus from their sources
+              autograder build --check      fail if anything is stale, leaked or scored wrongly
+"""
+
+
+class UsageError(UserError):
+    """The user asked for something that cannot be done; the text is one line that says what to do."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status: 0 done, 1 something failed a check, 2 it could not be done."""
+    # Two threads on a busy machine are slower than one, and a zygote may only have one; before torch is imported.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    arguments = _parser().parse_args(argv)
+    try:
+        status: int = arguments.run(arguments)
+        return status
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on where it was", file=sys.stderr)
+        return 130
+    except (ManifestError, UserError) as problem:
+        print(f"autograder: {problem}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        "autograder", description="Checks and grades the course's exercises.", epilog=_EPILOG, formatter_class=formatter
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    check = commands.add_parser(
+        "check",
+        help="check your own work (not isolated, no marks)",
+        description="Runs a week's checks, or a task's, on your stub file in this very process: put a breakpoint() in your\n"
+        "code and it stops there. The numbers differ from those of the marking run; the properties do not.",
+        formatter_class=formatter,
+    )
+    check.add_argument("what", metavar="WEEK[.TASK]", help="4 for the whole week, 4.2 for one task")
+    check.add_argument("--file", type=Path, help="the file to check (default: exercises/weekNN/<stub>)")
+    check.add_argument("--tier", choices=("basic", "advanced"), help="only the checks of this tier")
+    check.add_argument("--seed", type=int, default=0, help="what the inputs are drawn from (default 0)")
+    check.set_defaults(run=_check)
+
+    grade = commands.add_parser(
+        "grade",
+        help="grade a class in the sandbox",
+        description="Grades SUBMISSIONS/<student>/[weekNN/]files and writes to --out:\n"
+        "  results.jsonl   one line a student, the source of truth (docs/results.md)\n"
+        "  grades.csv      a row a student\n"
+        "  feedback/       a page a student\n"
+        "Stop it whenever you like: the same command goes on where it was, and regrades only what changed.",
+        formatter_class=formatter,
+    )
+    grade.add_argument("submissions", metavar="SUBMISSIONS", type=Path, help="the folder with one folder a student")
+    grade.add_argument("--week", type=int, required=True, help="the week to grade")
+    grade.add_argument("--out", metavar="DIR", type=Path, required=True, help="where results go (made if missing)")
+    grade.add_argument("--seed", type=int, help="reproduces a run; by default secret, kept in DIR/run.json")
+    grade.add_argument("--jobs", type=int, help="judges at the same time (default: one a core)")
+    grade.add_argument("--isolation", choices=("bwrap", "process"), help="bwrap (default), or process: reduced isolation")
+    grade.add_argument("--quiet", action="store_true", help="no progress bar and no table")
+    grade.set_defaults(run=_grade)
+
+    build = commands.add_parser(
+        "build",
+        help="make stubs and syllabus from their sources",
+        description="Makes exercises/ from solutions/ and the syllabus from course/course.toml. "
+        "Never overwrites a stub that was edited.",
+    )
+    build.add_argument("--check", action="store_true", help="change nothing; fail on drift, leaks, wrong scores")
+    build.set_defaults(run=_build)
+    return parser
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    course = load()
+    week, tasks = _what(course, arguments.what)
+    from autograder.judge import runner as judge
+
+    path = arguments.file or judge.ROOT / "exercises" / week.folder / week.stub
+    if not path.is_file():
+        raise UsageError(f"{path} is not there: pass --file PATH, or get the stub back with `autograder build`")
+    runner = judge.Runner(week, arguments.seed, [t.id for t in tasks], arguments.tier)
+    runs: list[TaskRun] = []
+    # The student's own prints and breakpoints stay on the terminal.
+    runner.run_in_pytest(lambda: runs.extend(runner.run(judge.loopback(path.resolve()))), silent=False)
+    from autograder.report import print_check
+
+    return print_check(runs, path)
+
+
+def _grade(arguments: argparse.Namespace) -> int:
+    course = load()
+    week = course.week(arguments.week)
+    if arguments.jobs is not None and arguments.jobs < 1:
+        raise UsageError("--jobs must be at least 1")
+    if sys.platform != "linux":
+        raise UsageError("grading needs Linux (its sandbox is made of namespaces); checking at home does not")
+    from tqdm import tqdm
+
+    from autograder import engine
+    from autograder.report import print_class
+
+    bar: tqdm[None] | None = None
+
+    def progress(done: int, total: int) -> None:
+        nonlocal bar
+        if bar is None:
+            bar = tqdm(total=total, initial=done, unit=" student", desc=f"week {week.number}", disable=arguments.quiet)
+        bar.update(done - bar.n)
+
+    try:
+        summary = engine.grade(
+            arguments.submissions, week, arguments.out, course,
+            seed=arguments.seed, jobs=arguments.jobs, isolation=arguments.isolation, progress=progress,
+        )  # fmt: skip
+    finally:
+        if bar is not None:
+            bar.close()
+    if not arguments.quiet:
+        print_class(summary, week, arguments.out)
+    return 1 if any(r["status"] == "ungraded" for r in summary.results) else 0
+
+
+def _build(arguments: argparse.Namespace) -> int:
+    from autograder import build
+
+    course = load()
+    if not arguments.check:
+        lines = build.build(course)
+        print("\n".join(lines) or "nothing to do: all generated files are up to date")
+        return 0
+    found = list(build.problems(course))
+    for line in found:
+        print(line)
+    print(f"{len(found)} problems" if found else "all generated files are in order")
+    return 1 if found else 0
+
+
+def _what(course: Course, text: str) -> tuple[Week, list[Task]]:
+    """The week and tasks that "4" or "4.2" means."""
+    number, dot, _ = text.partition(".")
+    if not number.isdecimal():
+        raise UsageError(f'"{text}" is neither a week, such as 4, nor a task, such as 4.2')
+    week = course.week(int(number))
+    if not week.tasks:
+        raise UsageError(f"week {week.number} has no tasks yet")
+    return week, [course.task(text)] if dot else list(week.tasks)

@@ -1,0 +1,96 @@
+"""Which misunderstanding a failure looks like: the one whose known wrong answer was observed to do the very same.
+
+A check's observations form a trace. A failing trace is held against those of the task's mutants, which are run here
+over a loopback, once each per check and kept. No match means no guess.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from autograder import bank
+from autograder.inside import wire
+from autograder.inside.worker import Worker
+from autograder.judge.session import CheckFailed, Loopback, Session
+from autograder.manifest import Week
+
+Trace = list[Any]
+_RTOL = 1e-6
+
+
+class Diagnoser:
+    """Holds the mutants of a week and their traces.
+
+    Args:
+        reference: source of the week's reference.
+        trace: runs one check, by name, on a session and returns (passed, trace).
+    """
+
+    def __init__(self, week: Week, reference: str, trace: Callable[[str, Session], tuple[bool, Trace]]) -> None:
+        self._week = week
+        self._mutants = bank.mutants(week, reference)
+        self._trace = trace
+        self._known: dict[tuple[str, str], tuple[bool, Trace]] = {}
+
+    def name(self, task: str, failed: dict[str, Trace]) -> dict[str, str]:
+        """The mutant that each failing check's trace matches, by check; checks that match none, or two
+        equally well, are left out.
+
+        Args:
+            failed: the traces of the task's failing checks, by check.
+        """
+        matches: dict[str, list[str]] = {}
+        for check, trace in failed.items():
+            matches[check] = [m.name for m in self._mutants if m.task == task and self._matches(m, check, trace)]
+        votes = Counter(name for names in matches.values() for name in names)
+        named = {}
+        for check, names in matches.items():
+            best = [n for n in names if votes[n] == max(votes[m] for m in names)]
+            if len(best) == 1:
+                named[check] = best[0]
+        return named
+
+    def misconception(self, name: str) -> str:
+        return next(m.misconception for m in self._mutants if m.name == name)
+
+    def _matches(self, mutant: bank.Mutant, check: str, trace: Trace) -> bool:
+        key = (mutant.name, check)
+        if key not in self._known:
+            with tempfile.TemporaryDirectory() as folder:
+                stub = Path(folder) / self._week.stub
+                stub.write_text(mutant.source, encoding="utf-8")
+                session = Session(Loopback(Worker(stub)))
+                try:
+                    session.load()
+                    self._known[key] = self._trace(check, session)
+                except CheckFailed:  # a mutant that does not even load
+                    self._known[key] = True, []
+        passed, known = self._known[key]
+        return not passed and same(known, trace)
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two observations are equal, numbers up to rounding."""
+    if isinstance(a, wire.Tensor) and isinstance(b, wire.Tensor):
+        return a.dtype == b.dtype and same(a.data, b.data)
+    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
+        if a.shape != b.shape or a.dtype != b.dtype:
+            return False
+        scale = float(np.abs(a.astype(np.float64)).max(initial=0.0))
+        return bool(np.allclose(a, b, rtol=_RTOL, atol=_RTOL * scale, equal_nan=True))
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, float):
+        return math.isclose(a, b, rel_tol=_RTOL, abs_tol=1e-12) or (math.isnan(a) and math.isnan(b))
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    return bool(a == b)

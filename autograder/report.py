@@ -1,0 +1,76 @@
+"""What the commands print: plain text for a terminal or a pipe."""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from autograder.intake import clean
+from autograder.judge import scoring
+from autograder.judge.runner import TaskRun
+from autograder.manifest import Week
+
+if TYPE_CHECKING:
+    from autograder.engine import Summary
+
+_ROWS = 40
+
+
+def print_check(runs: list[TaskRun], path: Path) -> int:
+    """A student's own check; returns the exit status."""
+    print(f"{path} (checked in this process, not isolated, no marks)\n")
+    points = 0.0
+    for run in runs:
+        share = scoring.share(run.outcomes) if run.outcomes else 0.0
+        points += share * run.task.points
+        status = scoring.status(run.outcomes) if run.outcomes else "no checks in this tier"
+        print(f"{run.task.id}  {run.task.title.en}: {status}, {share * run.task.points:.4g} of {run.task.points} points")
+        if status == "unattempted":
+            print(f"     not attempted yet; read {run.task.lecture}\n")
+            continue
+        for outcome in run.outcomes:
+            mark = "ok  " if outcome.kind == "passed" else "FAIL" if outcome.kind == "wrong" else outcome.kind.upper()
+            print(f"     {mark} {outcome.summary}")
+            if outcome.kind not in ("passed", "unattempted"):
+                print("\n".join(f"          {line}" for line in outcome.message.splitlines()))
+                if outcome.misconception:
+                    print(f"          likely misunderstanding: {outcome.misconception}")
+        if status != "passed" and run.outcomes:
+            print(f"     read {run.task.lecture}")
+        print()
+    total = sum(run.task.points for run in runs)
+    print(f"{points:.4g} of {total} points")
+    return 0 if points == total else 1
+
+
+def print_class(summary: Summary, week: Week, out: Path) -> None:
+    """The class's table and where the results are."""
+    results = summary.results
+    tasks = [t.id for t in week.tasks]
+    width = max([7, *(min(30, len(clean(r["student"]))) for r in results)])
+    print(f"{'student':<{width}}  {'score':>7}  " + "  ".join(f"{t:>11}" for t in tasks))
+    for result in results[:_ROWS]:
+        score = "-" if result["status"] == "ungraded" else f"{result['score']:g}/{result['max_score']}"
+        cells = {t["id"]: t["status"] for t in result["tasks"]}
+        row = "  ".join(f"{cells.get(t, '-'):>11}" for t in tasks)
+        note = f"  {clean(result['message'])}" if result["message"] else ""
+        print(f"{clean(result['student'])[:30]:<{width}}  {score:>7}  {row}{note}")
+    if len(results) > _ROWS:
+        print(f"... and {len(results) - _ROWS} more")
+    for line in summary.lines:
+        print(line)
+    for result in results:
+        for notice in result["notices"]:
+            print(f"{clean(result['student'])}: {notice}")
+    scores = [r["score"] for r in results if r["status"] == "graded"]
+    print()
+    if scores:
+        maximum = results[0]["max_score"]
+        print(f"{len(scores)} graded, median {statistics.median(scores):g} of {maximum}, full marks {scores.count(maximum)}")
+    if ungraded := [r for r in results if r["status"] == "ungraded"]:
+        print(f"{len(ungraded)} NOT graded, through no fault of theirs: run the same command again")
+    if results and results[0]["isolation"] != "bwrap":
+        print("reduced isolation: level process")
+    print(f"{summary.reused} kept from an earlier run; {summary.seconds:.1f} s")
+    print(f"results: {out}/results.jsonl   grades: {out}/grades.csv   feedback: {out}/feedback/")

@@ -1,0 +1,156 @@
+"""The results of a run: one schema, one line of JSON a student, the source of truth for everything that is made of them.
+
+Documented in docs/results.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import fcntl
+import io
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from autograder import UserError
+
+SCHEMA = 1
+Result = dict[str, Any]
+
+
+class RunError(UserError):
+    """The output folder cannot be used for this run; the text is one line that says what to do."""
+
+
+class Store:
+    """The output folder of one run. Only one process may hold it, and a result is in it whole or not at all.
+
+    Args:
+        folder: made if missing.
+        run: what identifies the run; written before the first result and compared when the run goes on.
+    """
+
+    def __init__(self, folder: Path, run: dict[str, Any]) -> None:
+        self.folder = folder
+        self.path = folder / "results.jsonl"
+        self.results: dict[str, Result] = {}
+        for student, result in _read_lines(self.path):
+            self.results[student] = result
+        self.run = run
+        known = read_run(folder)
+        if known is not None:
+            # A changed check or manifest means new results; another seed, week or level means another run.
+            for name in ("week", "seed", "isolation"):
+                if known.get(name) != run[name]:
+                    held = known.get(name)
+                    raise RunError(f"{folder} holds a run with {name} {held}: pass another --out, or --{name} {held}")
+        _replace(folder / "run.json", json.dumps(run, indent=2) + "\n")
+
+    def add(self, result: Result) -> None:
+        """Append one result and see it to the disk."""
+        with open(self.path, "a+b") as file:
+            # A line that a killed run left half written is ended, so that it cannot swallow this one.
+            if file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n":
+                file.write(b"\n")
+            file.write(_line(result).encode())
+            file.flush()
+            os.fsync(file.fileno())
+        self.results[result["student"]] = result
+
+    def finish(self, students: list[str]) -> list[Result]:
+        """Rewrite results.jsonl with one line for each of these students, in this order, and grades.csv."""
+        results = [self.results[s] for s in students if s in self.results]
+        _replace(self.path, "".join(map(_line, results)))
+        _replace(self.folder / "grades.csv", grades_csv(results))
+        return results
+
+
+def read_run(folder: Path) -> dict[str, Any] | None:
+    """run.json of an output folder, or None where there is no run yet."""
+    try:
+        run: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        return run
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise RunError(f"{folder}/run.json cannot be read ({error}): pass another --out") from None
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold an output folder for this process.
+
+    Raises:
+        RunError: if another run holds it, or it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise RunError(f"{folder} cannot be written: {error.strerror}") from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise RunError(f"another run is writing to {folder}: wait for it, or pass another --out") from None
+    finally:
+        os.close(lock)
+
+
+def grades_csv(results: list[Result]) -> str:
+    """One row a student: score, status, and the score of each task."""
+    tasks = list(dict.fromkeys(task["id"] for result in results for task in result["tasks"]))
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\r\n")
+    writer.writerow(["student", "week", "status", "score", "max_score", *tasks])
+    for result in results:
+        scores = {task["id"]: task["score"] for task in result["tasks"]}
+        score = result["score"] if result["status"] == "graded" else ""
+        row = [spreadsheet_safe(result["student"]), result["week"], result["status"], score, result["max_score"]]
+        writer.writerow([*row, *(scores.get(task, "") for task in tasks)])
+    return out.getvalue()
+
+
+def spreadsheet_safe(text: str) -> str:
+    """A cell that a spreadsheet shows and does not run: an apostrophe before = + - @ and their like."""
+    stripped = text.lstrip(" \t\r\n\0")
+    return "'" + text if stripped[:1] in tuple("=+-@\uff1d\uff0b\uff0d\uff20|%") and stripped else text
+
+
+def _line(result: Result) -> str:
+    line = json.dumps(result, ensure_ascii=False) + "\n"
+    # A folder's name that is not UTF-8 arrives with surrogates, which only an escape can carry.
+    return line if line.isascii() or _encodable(line) else json.dumps(result) + "\n"
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _read_lines(path: Path) -> Iterator[tuple[str, Result]]:
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return
+    for line in data.split(b"\n"):
+        with contextlib.suppress(ValueError, KeyError, TypeError):  # half a line of a killed run: graded again
+            result = json.loads(line)
+            if result["schema"] == SCHEMA and isinstance(result["key"], str):
+                yield str(result["student"]), result
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file so that a reader sees the old contents or the new, never a part."""
+    temporary = path.with_name(f".{path.name}.new")
+    with open(temporary, "w", encoding="utf-8", newline="", errors="surrogateescape") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
