@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,10 +59,11 @@ def regions(source: str, name: str) -> list[Region]:
     return found
 
 
-def stub_source(source: str, week: Week) -> str:
+def stub_source(source: str, week: Week, keep: Collection[str] = ()) -> str:
     """The stub of a reference: regions in functions raise NotImplementedError, others are left out.
 
-    The last line is a seal by which `build` sees whether the file was edited since.
+    Regions of the tasks in `keep` stay, without their markers. The last line is a seal by which `build` sees whether
+    the file was edited since.
 
     Raises:
         BuildError: if a marker is wrong or a core task has no region.
@@ -79,6 +80,9 @@ def stub_source(source: str, week: Week) -> str:
     lines: list[str] = source.splitlines()
     for region in reversed(found):
         task = tasks[region.task]
+        if task.id in keep:
+            del lines[region.last], lines[region.first]
+            continue
         raises = f'raise NotImplementedError("Week {task.week}, task {task.number}: {_qualname(tree, region.first + 1)}")'
         lines[region.first : region.last + 1] = [region.indent + raises] if region.indent else []
     body = "\n".join(lines).rstrip() + "\n"

@@ -83,6 +83,16 @@ def _parser() -> argparse.ArgumentParser:
     grade.add_argument("--quiet", action="store_true", help="no progress bar and no table")
     grade.set_defaults(run=_grade)
 
+    sample = commands.add_parser(
+        "sample",
+        help="write a sample class to try the grader on",
+        description="Writes a class of right, wrong, unfinished and broken answers, made from the bank.",
+    )
+    sample.add_argument("folder", metavar="DIR", type=Path, help="where the class goes")
+    sample.add_argument("--week", type=int, required=True, help="the week that they hand in")
+    sample.add_argument("--students", type=int, default=24, help="how many (default 24)")
+    sample.set_defaults(run=_sample)
+
     build = commands.add_parser(
         "build",
         help="make stubs and syllabus from their sources",
@@ -142,6 +152,16 @@ def _grade(arguments: argparse.Namespace) -> int:
     if not arguments.quiet:
         print_class(summary, week, arguments.out)
     return 1 if any(r["status"] == "ungraded" for r in summary.results) else 0
+
+
+def _sample(arguments: argparse.Namespace) -> int:
+    from autograder import sample
+
+    if arguments.students < 1:
+        raise UsageError("--students must be at least 1")
+    count = sample.write(arguments.folder, load().week(arguments.week), arguments.students)
+    print(f"{count} submissions of week {arguments.week} in {arguments.folder}")
+    return 0
 
 
 def _build(arguments: argparse.Namespace) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,14 +49,16 @@ def print_class(summary: Summary, week: Week, out: Path) -> None:
     """The class's table and where the results are."""
     results = summary.results
     tasks = [t.id for t in week.tasks]
-    width = max([7, *(min(30, len(clean(r["student"]))) for r in results)])
+    names = {r["student"]: clean(r["student"])[:30] for r in results}
+    width = max([7, *map(_columns, names.values())])
     print(f"{'student':<{width}}  {'score':>7}  " + "  ".join(f"{t:>11}" for t in tasks))
     for result in results[:_ROWS]:
         score = "-" if result["status"] == "ungraded" else f"{result['score']:g}/{result['max_score']}"
         cells = {t["id"]: t["status"] for t in result["tasks"]}
         row = "  ".join(f"{cells.get(t, '-'):>11}" for t in tasks)
         note = f"  {clean(result['message'])}" if result["message"] else ""
-        print(f"{clean(result['student'])[:30]:<{width}}  {score:>7}  {row}{note}")
+        name = names[result["student"]]
+        print(f"{name}{' ' * (width - _columns(name))}  {score:>7}  {row}{note}")
     if len(results) > _ROWS:
         print(f"... and {len(results) - _ROWS} more")
     for line in summary.lines:
@@ -74,3 +77,8 @@ def print_class(summary: Summary, week: Week, out: Path) -> None:
         print("reduced isolation: level process")
     print(f"{summary.reused} kept from an earlier run; {summary.seconds:.1f} s")
     print(f"results: {out}/results.jsonl   grades: {out}/grades.csv   feedback: {out}/feedback/")
+
+
+def _columns(text: str) -> int:
+    """How wide a terminal shows a text: Chinese characters take two columns."""
+    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)

@@ -240,9 +240,7 @@ CASES: list[tuple[Keys, Any, str]] = [
 
 
 @pytest.mark.parametrize(("where", "value", "expected"), CASES, ids=[case[2] for case in CASES])
-def test_a_bad_value_is_refused_in_one_line_that_names_the_place(
-    where: Keys, value: Any, expected: str
-) -> None:
+def test_a_bad_value_is_refused_in_one_line_that_names_the_place(where: Keys, value: Any, expected: str) -> None:
     assert fault_of(edited((where, value))).startswith(expected)
 
 

@@ -61,9 +61,7 @@ def read_mutant(path: Path) -> SimpleNamespace:
     source = reference = REFERENCE.read_text("utf-8")
     for edit in data["edit"]:
         assert reference.count(edit["find"]) == 1, f"{path.name}: {edit['find']!r} is not unique"
-        assert source.count(edit["find"]) == 1, (
-            f"{path.name}: {edit['find']!r} was changed by an earlier edit"
-        )
+        assert source.count(edit["find"]) == 1, f"{path.name}: {edit['find']!r} was changed by an earlier edit"
         source = source.replace(edit["find"], edit["replace"])
     return SimpleNamespace(**data, source=source)
 
@@ -426,9 +424,7 @@ class Model(nn.Module):
         self.embed = nn.Embedding(11, d)
         self.blocks = nn.ModuleList([Block(d), Block(d)])
         self.base = nn.Linear(d, d)
-        self.other = nn.ModuleDict(
-            {"q": nn.Embedding(3, d), "v": nn.Conv1d(d, d, 1), "base": nn.Linear(d, d)}
-        )
+        self.other = nn.ModuleDict({"q": nn.Embedding(3, d), "v": nn.Conv1d(d, d, 1), "base": nn.Linear(d, d)})
         self.head = nn.Linear(d, 11)
         self.q = nn.Linear(d, d)
         self.tail = nn.ModuleDict({"q": self.q, "head": self.head, "w": self.q})
@@ -712,9 +708,7 @@ def test_injection_into_llama_agrees_with_peft():
     plain = ours(ids).logits
 
     names = REF.inject_lora(ours, targets, 2, 6.0)
-    theirs = get_peft_model(
-        theirs, LoraConfig(r=2, lora_alpha=6, lora_dropout=0.0, target_modules=targets)
-    ).double()
+    theirs = get_peft_model(theirs, LoraConfig(r=2, lora_alpha=6, lora_dropout=0.0, target_modules=targets)).double()
     prefix = "base_model.model."
     twins = {n.removeprefix(prefix): m for n, m in theirs.named_modules() if isinstance(m, LoraLayer)}
     assert names == sorted(twins) and len(names) == 6

@@ -1,0 +1,25 @@
+.PHONY: help setup demo test lint clean
+
+help:
+	@echo "make demo    install what is missing, grade a sample class in the sandbox, print the table"
+	@echo "make test    install what is missing, run every test"
+	@echo "make lint    ruff, mypy and autograder build --check"
+	@echo "make clean   remove what demo wrote (.venv stays)"
+
+setup:
+	@sh scripts/setup.sh
+
+demo: setup
+	@sh scripts/demo.sh
+
+test: setup
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest
+
+lint: setup
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/autograder build --check
+
+clean:
+	rm -rf build
