@@ -25,6 +25,7 @@ from typing import Any
 
 from autograder import UserError, feedback, intake, results, sandbox
 from autograder.build import stub_source
+from autograder.inside import confine
 from autograder.inside.wire import WireError
 from autograder.intake import Submission
 from autograder.judge import scoring
@@ -274,6 +275,7 @@ _judge_state: tuple[Runner, socket.socket, str] | None = None
 def _start_judge(runner: Runner, sockets: Sequence[socket.socket], isolation: str, turn: Any) -> None:
     global _judge_state
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops the judges
+    confine.die_with_parent()  # and if it is killed, they must not hold its folder
     with turn.get_lock():
         mine = turn.value
         turn.value += 1

@@ -11,6 +11,7 @@ import fcntl
 import io
 import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 from autograder import UserError
 
 SCHEMA = 1
+_LOCK_TRIES = 20
 Result = dict[str, Any]
 
 
@@ -92,10 +94,15 @@ def locked(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise RunError(f"{folder} cannot be written: {error.strerror}") from None
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for left in reversed(range(_LOCK_TRIES)):
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if not left:
+                    raise RunError(f"another run is writing to {folder}: wait for it, or pass another --out") from None
+                time.sleep(0.1)  # the last processes of a killed run may still be ending
         yield
-    except BlockingIOError:
-        raise RunError(f"another run is writing to {folder}: wait for it, or pass another --out") from None
     finally:
         os.close(lock)
 
@@ -107,8 +114,8 @@ def grades_csv(results: list[Result]) -> str:
     writer = csv.writer(out, lineterminator="\r\n")
     writer.writerow(["student", "week", "status", "score", "max_score", *tasks])
     for result in results:
-        scores = {task["id"]: task["score"] for task in result["tasks"]}
-        score = result["score"] if result["status"] == "graded" else ""
+        scores = {task["id"]: f"{task['score']:g}" for task in result["tasks"]}
+        score = f"{result['score']:g}" if result["status"] == "graded" else ""
         row = [spreadsheet_safe(result["student"]), result["week"], result["status"], score, result["max_score"]]
         writer.writerow([*row, *(scores.get(task, "") for task in tasks)])
     return out.getvalue()

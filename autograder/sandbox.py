@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from autograder import UserError
-from autograder.inside import wire
+from autograder.inside import confine, wire
 from autograder.inside.zygote import READY
 from autograder.judge.session import LinkDown
 from autograder.manifest import Limits
@@ -74,6 +74,7 @@ class Zygotes:
             "level": level,
             "folder": _SUBMISSION,
             "tmp": self._tmp,
+            "hidden": list(hidden_packages),
             "preload": ["numpy", *preload],
             "sockets": [s.fileno() for s in theirs],
         }
@@ -122,7 +123,7 @@ class Zygotes:
                 os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
         if self._tmp:
-            shutil.rmtree(self._tmp, ignore_errors=True)
+            confine.remove_tree(Path(self._tmp))
 
     def __enter__(self) -> Zygotes:
         return self
@@ -140,7 +141,7 @@ def _bwrap_command(environment: dict[str, str], hidden_packages: Sequence[str]) 
     for path in sorted({sys.base_prefix, sys.prefix}):
         if not path.startswith("/usr/") and path != "/usr":
             command += ["--ro-bind", path, path]
-    for site in sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}):
+    for site in _package_folders():
         for name in (*hidden_packages, "autograder"):
             if (Path(site) / name).is_dir():
                 command += ["--tmpfs", f"{site}/{name}"]
@@ -148,6 +149,16 @@ def _bwrap_command(environment: dict[str, str], hidden_packages: Sequence[str]) 
         command += ["--ro-bind", str(PACKAGE / name), f"/grader/autograder/{name}"]
     command += ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--dir", _SUBMISSION]
     return [*command, "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/"]
+
+
+def _package_folders() -> list[str]:
+    """Every folder of installed packages that the sandbox shows: this environment's, the base Python's, the system's."""
+    variables = {"base": sys.base_prefix, "platbase": sys.base_exec_prefix}
+    folders = {sysconfig.get_path(name) for name in ("purelib", "platlib")}
+    folders |= {sysconfig.get_path(name, vars=variables) for name in ("purelib", "platlib")}
+    folders |= {path for path in sys.path if path.endswith(("/site-packages", "/dist-packages"))}
+    folders |= {str(path) for place in ("lib", "local/lib") for path in Path("/usr", place).glob("python3*/*-packages")}
+    return sorted(folders)
 
 
 class SandboxLink:

@@ -1,7 +1,7 @@
 """The zygote: a warm process inside the sandbox that forks one child for each task of each submission.
 
-Started as `python -m autograder.inside.zygote CONFIG` where CONFIG is JSON: {"level", "folder", "tmp", "preload",
-"sockets": [control socket file descriptors]}. After it has imported what the week needs it forks itself once for
+Started as `python -m autograder.inside.zygote CONFIG` where CONFIG is JSON: {"level", "folder", "tmp", "hidden",
+"preload", "sockets": [control socket file descriptors]}. After it has imported what the week needs it forks itself once for
 every control socket but the first, so that each judge has a zygote of its own for the price of one import.
 
 On a control socket the judge sends one JSON datagram a command, with file descriptors beside it:
@@ -18,7 +18,6 @@ import json
 import os
 import re
 import resource
-import shutil
 import signal
 import socket
 import sys
@@ -35,6 +34,8 @@ READY = "confined"  # a worker's first message; what fails before it is the grad
 def main() -> None:
     config = json.loads(sys.argv[1])
     controls = [socket.socket(fileno=fd) for fd in config["sockets"]]
+    for name in config["hidden"]:
+        sys.modules[name] = None  # type: ignore[assignment]  # an empty folder in its place would still be importable
     for name in config["preload"]:
         importlib.import_module(name)
     if "torch" in config["preload"]:
@@ -89,7 +90,7 @@ def serve(control: socket.socket, config: dict[str, Any]) -> None:
             case {"reap": _}:
                 _, status, used = os.wait4(child, 0)
                 if own_pids < 0:
-                    shutil.rmtree(private, ignore_errors=True)
+                    confine.remove_tree(private)
                 control.send(json.dumps({"status": status, "cpu": used.ru_utime + used.ru_stime}).encode())
         for fd in fds:
             os.close(fd)

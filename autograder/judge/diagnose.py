@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,28 +38,40 @@ class Diagnoser:
         self._trace = trace
         self._known: dict[tuple[str, str], tuple[bool, Trace]] = {}
 
-    def name(self, task: str, failed: dict[str, Trace]) -> dict[str, str]:
-        """The mutant that each failing check's trace matches, by check; checks that match none, or two
-        equally well, are left out.
+    def name(self, task: str, traces: dict[str, tuple[bool, Trace]]) -> dict[str, str]:
+        """The mutant that each failing check's trace matches, by check.
+
+        Among several, the one that agrees with the submission on most of the task's checks, passing ones included;
+        a check whose trace matches none, or two equally well, is left out.
 
         Args:
-            failed: the traces of the task's failing checks, by check.
+            traces: (passed, trace) of the task's checks, by check.
         """
-        matches: dict[str, list[str]] = {}
-        for check, trace in failed.items():
-            matches[check] = [m.name for m in self._mutants if m.task == task and self._matches(m, check, trace)]
-        votes = Counter(name for names in matches.values() for name in names)
         named = {}
-        for check, names in matches.items():
-            best = [n for n in names if votes[n] == max(votes[m] for m in names)]
-            if len(best) == 1:
-                named[check] = best[0]
+        for check, (passed, trace) in traces.items():
+            if passed:
+                continue
+            found = [m for m in self._mutants if m.task == task and self._fails_like(m, check, trace)]
+            if len(found) > 1:
+                votes = {m.name: sum(self._agrees(m, c, *seen) for c, seen in traces.items()) for m in found}
+                found = [m for m in found if votes[m.name] == max(votes.values())]
+            if len(found) == 1:
+                named[check] = found[0].name
         return named
 
     def misconception(self, name: str) -> str:
         return next(m.misconception for m in self._mutants if m.name == name)
 
-    def _matches(self, mutant: bank.Mutant, check: str, trace: Trace) -> bool:
+    def _fails_like(self, mutant: bank.Mutant, check: str, trace: Trace) -> bool:
+        passed, known = self._known_trace(mutant, check)
+        return not passed and same(known, trace)
+
+    def _agrees(self, mutant: bank.Mutant, check: str, passed: bool, trace: Trace) -> bool:
+        if passed:
+            return self._known_trace(mutant, check)[0]
+        return self._fails_like(mutant, check, trace)
+
+    def _known_trace(self, mutant: bank.Mutant, check: str) -> tuple[bool, Trace]:
         key = (mutant.name, check)
         if key not in self._known:
             with tempfile.TemporaryDirectory() as folder:
@@ -72,8 +83,7 @@ class Diagnoser:
                     self._known[key] = self._trace(check, session)
                 except CheckFailed:  # a mutant that does not even load
                     self._known[key] = True, []
-        passed, known = self._known[key]
-        return not passed and same(known, trace)
+        return self._known[key]
 
 
 def same(a: Any, b: Any) -> bool:

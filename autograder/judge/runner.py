@@ -263,8 +263,9 @@ class Runner:
 
     def _diagnosed(self, run: TaskRun) -> list[Outcome]:
         """The outcomes with the misconceptions that the failing ones' traces tell of."""
-        failed = {o.name: run.traces[f"test_{o.name}"] for o in run.outcomes if o.kind in ("wrong", "error")}
-        named = self.diagnoser.name(run.task.id, failed) if failed else {}
+        told = ("passed", "wrong", "error")
+        traces = {o.name: (o.kind == "passed", run.traces[f"test_{o.name}"]) for o in run.outcomes if o.kind in told}
+        named = self.diagnoser.name(run.task.id, traces)
         return [
             replace(o, misconception=self.diagnoser.misconception(named[o.name])) if o.name in named else o for o in run.outcomes
         ]

@@ -180,10 +180,15 @@ class Session:
     # --- acting ---
 
     def __getattr__(self, name: str) -> Handle:
-        """A name of the student's module."""
+        """A name of the student's module; `module.<name>` where the session has a method of that name."""
         if name.startswith("_"):
             raise AttributeError(name)
         return Handle(self, wire.Ref(MODULE, (name,)), name)
+
+    @property
+    def module(self) -> Handle:
+        """The student's module itself."""
+        return Handle(self, wire.Ref(MODULE), "your module")
 
     def build(self, builder: str, **kwargs: Any) -> Handle:
         """An object made in the worker by one of our named builders (autograder/inside/builders.py)."""

@@ -178,19 +178,19 @@ def inject_lora(
     """
     ### BEGIN SOLUTION 4.4
     targets = list(target_modules)
-    inner = {id(m.base) for m in model.modules() if isinstance(m, LoRALinear)}
+    wrapped = {id(m.base): m for m in model.modules() if isinstance(m, LoRALinear)}  # one for each Linear
     found: dict[str, tuple[nn.Module, str]] = {}
     unmatched = set(targets)
     for name, module in model.named_modules(remove_duplicate=False):
         hits = [t for t in targets if f".{name}".endswith(f".{t}")]
-        if name and hits and isinstance(module, nn.Linear | LoRALinear) and id(module) not in inner:
+        inside = isinstance(model.get_submodule(name.rpartition(".")[0]), LoRALinear)
+        if name and hits and isinstance(module, nn.Linear | LoRALinear) and not inside:
             found[name] = module, max(hits, key=len)
             unmatched.difference_update(hits)
     if unmatched:
         raise ValueError(f"no Linear matches {sorted(unmatched)}")
 
     model.requires_grad_(False)
-    wrapped: dict[int, LoRALinear] = {}  # one wrapper for each Linear, however many names it has
     injected = []
     for name, (module, target) in found.items():
         if isinstance(module, nn.Linear):

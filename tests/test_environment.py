@@ -1,0 +1,67 @@
+"""One list of dependencies, and a README whose commands exist."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+
+from tests.conftest import ROOT
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+CONSTRAINTS = dict(
+    line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if line and not line.startswith("#")
+)
+
+
+def normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_environment_yml_says_no_more_than_pyproject() -> None:
+    text = (ROOT / "environment.yml").read_text()
+    listed = re.findall(r"^\s+- (.+?):?$", text, re.MULTILINE)
+    python = PROJECT["requires-python"].removeprefix(">=")
+    assert listed == ["conda-forge", f"python={python}", "pip", "pip", "-c constraints.txt", "-e .[dev]"]
+    assert f"name: {PROJECT['name']}" in text
+
+
+def test_every_dependency_is_pinned() -> None:
+    pinned = {normal(name) for name in CONSTRAINTS}
+    wanted = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]]
+    assert {normal(name) for name in wanted} <= pinned
+    assert CONSTRAINTS["torch"].startswith("2.13.0")
+    assert not [name for name in pinned if name.startswith("nvidia")]
+
+
+def test_every_import_is_declared() -> None:
+    import ast
+    import sys
+
+    found = set()
+    for path in [*(ROOT / "autograder").rglob("*.py"), *(ROOT / "solutions").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                found.add(node.module.partition(".")[0])
+    own = {"autograder", "_pytest"} | {p.stem for p in (ROOT / "autograder" / "bank").rglob("*.py")}
+    declared = {normal(name) for name in PROJECT["dependencies"]}
+    assert {normal(name) for name in found - own - set(sys.stdlib_module_names)} <= declared
+
+
+def test_the_readmes_paths_exist() -> None:
+    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_help_teaches_and_imports_no_torch() -> None:
+    program = (
+        "import sys\nfrom autograder.cli import main\ntry: main(['--help'])\n"
+        "except SystemExit: pass\nassert 'torch' not in sys.modules"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "autograder check 4.2" in result.stdout
