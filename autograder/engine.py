@@ -29,7 +29,7 @@ from autograder.inside import confine
 from autograder.inside.wire import WireError
 from autograder.intake import Submission
 from autograder.judge import scoring
-from autograder.judge.runner import CHECKS, ROOT, Broken, Opener, Runner, Shaken, TaskRun, loopback, reference_stub
+from autograder.judge.runner import CHECKS, ROOT, Broken, Opener, Runner, Shaken, TaskRun, reference_stub
 from autograder.judge.session import LinkDown
 from autograder.manifest import Course, Task, Week
 
@@ -190,7 +190,9 @@ def _take(waiting: list[Item], source: Iterator[Item]) -> list[Item]:
 def _pool(week: Week, seed: int, isolation: str, jobs: int, summary: Summary) -> Iterator[ProcessPoolExecutor]:
     """A sandbox that has passed its canary, and judges that were forked warm from this process."""
     runner = Runner(week, seed)
-    with sandbox.Zygotes(isolation, jobs, week.preload, week.hidden_packages) as zygotes:
+    with contextlib.closing(sandbox.Zygotes(isolation, jobs, week.preload, week.hidden_packages)) as zygotes:
+        runner.run_in_pytest(runner.prepare)  # while the zygotes warm up
+        zygotes.wait()
         summary.cpu_seconds["zygote"] = summary.cpu_seconds.get("zygote", 0.0) + zygotes.cpu_seconds
         _canary(runner, zygotes.sockets[0])
         # What the judges share is never collected, so a collection does not copy its pages.
@@ -220,7 +222,6 @@ def _canary(runner: Runner, control: socket.socket) -> None:
     stub = stub_source(reference_stub(week).read_text(encoding="utf-8"), week).encode()
 
     def body() -> None:
-        runner.run(loopback(reference_stub(week)))  # fills the oracle's memory
         for source, wanted in ((reference, 1.0), (stub, 0.0)):
             for run in runner.run(_opener(control, week, {week.stub: source})):
                 worst = scoring.headline(run.outcomes)

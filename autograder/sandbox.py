@@ -32,6 +32,7 @@ from autograder.manifest import Limits
 LEVELS = ("bwrap", "process")
 PACKAGE = Path(__file__).parent
 OUTPUT_KEPT = 4096
+REPLIES_MAX = wire.MAX_HEADER + wire.MAX_ARRAYS  # all replies of one worker together: a judge may keep them all
 _START_SECONDS = 120
 _SUBMISSION = "/submission"
 _BWRAP_HELP = {
@@ -103,6 +104,13 @@ class Zygotes:
         for s in theirs:
             s.close()
         self.cpu_seconds = 0.0
+
+    def wait(self) -> None:
+        """Wait until every zygote is warm.
+
+        Raises:
+            SandboxError: if one is not.
+        """
         for s in self.sockets:
             s.settimeout(_START_SECONDS)
             try:
@@ -126,6 +134,7 @@ class Zygotes:
             confine.remove_tree(Path(self._tmp))
 
     def __enter__(self) -> Zygotes:
+        self.wait()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -175,6 +184,7 @@ class SandboxLink:
         self.output = bytearray()
         self.cpu_seconds = 0.0
         self._pidfd = -1
+        self._received = 0
         self._channel, theirs = socket.socketpair()
         self._pipe, their_output = os.pipe()
         os.set_blocking(self._pipe, False)
@@ -226,6 +236,9 @@ class SandboxLink:
                 if not chunk:
                     self._down()
                 reply += chunk
+                self._received += len(chunk)
+                if self._received > REPLIES_MAX:
+                    raise LinkDown("the process that ran your code sent too much data", "crash")
         return reply
 
     def _missing(self, reply: bytearray) -> int:

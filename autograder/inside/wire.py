@@ -19,6 +19,7 @@ MAX_HEADER = 1 << 20
 MAX_ARRAYS = 64 << 20
 MAX_DEPTH = 32
 MAX_NODES = 50_000
+MAX_TEXT = 4096  # characters of one string: texts end up in results, pages and terminals
 MAX_NDIM = 8
 DTYPES = ("float64", "float32", "float16", "int64", "int32", "int16", "int8", "uint8", "bool")
 # bfloat16 has no NumPy type: it travels as float32, which holds every bfloat16 exactly.
@@ -145,11 +146,19 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(name)
 
 
+def _text(text: str) -> str:
+    if len(text) > MAX_TEXT:
+        raise WireError(f"a string has {len(text)} characters, and may have {MAX_TEXT}")
+    return text
+
+
 def _pack(value: Value, arrays: list[np.ndarray]) -> Any:
     # Exact types only: a subclass could say one thing when it is checked and another when it is written.
     kind = type(value)
-    if value is None or kind in (bool, str):
+    if value is None or kind is bool:
         return value
+    if kind is str:
+        return _text(value)
     if kind is int:
         if not -(2**63) <= value < 2**63:
             raise WireError("an integer is out of 64 bits")
@@ -163,7 +172,7 @@ def _pack(value: Value, arrays: list[np.ndarray]) -> Any:
     if kind is dict:
         if any(type(key) is not str for key in value):
             raise WireError("a dict has a key that is not a str")
-        return {"dict": [[key, _pack(item, arrays)] for key, item in value.items()]}
+        return {"dict": [[_text(key), _pack(item, arrays)] for key, item in value.items()]}
     if kind is np.ndarray:
         if value.dtype.name not in DTYPES or value.ndim > MAX_NDIM:
             raise WireError(f"an array of dtype {value.dtype.name} and {value.ndim} dimensions may not travel")
@@ -217,8 +226,10 @@ class _Unpacker:
         if depth > MAX_DEPTH or self.nodes > MAX_NODES:
             raise WireError("a message is nested too deep or has too many values")
         match body:
-            case None | bool() | str() | float():
+            case None | bool() | float():
                 return body
+            case str():
+                return _text(body)
             case int() if -(2**63) <= body < 2**63:
                 return body
             case list():
@@ -232,7 +243,7 @@ class _Unpacker:
                 for pair in pairs:
                     match pair:
                         case [str(key), item] if key not in result:
-                            result[key] = self.unpack(item, depth + 1)
+                            result[_text(key)] = self.unpack(item, depth + 1)
                         case _:
                             raise WireError("a dict is malformed")
                 return result

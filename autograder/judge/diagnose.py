@@ -37,6 +37,13 @@ class Diagnoser:
         self._mutants = bank.mutants(week, reference)
         self._trace = trace
         self._known: dict[tuple[str, str], tuple[bool, Trace]] = {}
+        self._sessions: dict[str, Session | None] = {}
+
+    def prepare(self, checks: dict[str, list[str]]) -> None:
+        """Run every mutant on its task's checks (by task) now, so that processes forked from this one need not."""
+        for mutant in self._mutants:
+            for check in checks[mutant.task]:
+                self._known_trace(mutant, check)
 
     def name(self, task: str, traces: dict[str, tuple[bool, Trace]]) -> dict[str, str]:
         """The mutant that each failing check's trace matches, by check.
@@ -74,16 +81,23 @@ class Diagnoser:
     def _known_trace(self, mutant: bank.Mutant, check: str) -> tuple[bool, Trace]:
         key = (mutant.name, check)
         if key not in self._known:
+            session = self._session(mutant)
+            self._known[key] = self._trace(check, session) if session else (True, [])
+        return self._known[key]
+
+    def _session(self, mutant: bank.Mutant) -> Session | None:
+        """A session with the mutant's module, loaded once; None if it does not even load."""
+        if mutant.name not in self._sessions:
             with tempfile.TemporaryDirectory() as folder:
                 stub = Path(folder) / self._week.stub
                 stub.write_text(mutant.source, encoding="utf-8")
                 session = Session(Loopback(Worker(stub)))
                 try:
                     session.load()
-                    self._known[key] = self._trace(check, session)
-                except CheckFailed:  # a mutant that does not even load
-                    self._known[key] = True, []
-        return self._known[key]
+                    self._sessions[mutant.name] = session
+                except CheckFailed:
+                    self._sessions[mutant.name] = None
+        return self._sessions[mutant.name]
 
 
 def same(a: Any, b: Any) -> bool:

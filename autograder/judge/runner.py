@@ -278,6 +278,11 @@ class Runner:
         self.oracle.seed = derive(self.seed, item.name)
         return self._call(item) is None, session.trace
 
+    def prepare(self) -> None:
+        """Within `run_in_pytest`: ask the oracle, and run the mutants, once for all."""
+        self.run(loopback(reference_stub(self.week)))
+        self.diagnoser.prepare({t: [i.name.removeprefix("test_") for i in items] for t, items in self.items.items()})
+
     def _call(self, item: pytest.Function) -> BaseException | None:
         self._failure = None
         item._initrequest()

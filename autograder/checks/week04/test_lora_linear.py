@@ -517,14 +517,22 @@ def places(lib: Session, own: bool, seed: int, share: bool, *calls: tuple[list[s
     return lib.names_of("modules_of_type", model, lib.LoRALinear)
 
 
-def function(lib: Session, own: bool, seed: int, share: bool, factors: dict, *calls: tuple[list[str], object]) -> np.ndarray:
-    """The model's output once the factors of the injected layers are written, by name."""
+def function(
+    lib: Session, own: bool, seed: int, share: bool, factors: dict, *calls: tuple[list[str], object]
+) -> tuple[list[str], np.ndarray | None]:
+    """Where a LoRALinear stands, and the model's output once the factors are written that `factors` has by name.
+
+    There is no output where other layers were injected than those.
+    """
     model, _ = inject(lib, own, seed, share, *calls)
+    names = lib.names_of("modules_of_type", model, lib.LoRALinear)
+    if names != sorted(factors):
+        return names, None
     for name, (A, B) in factors.items():
         layer = model.get_submodule(name)
         lib.write(layer.lora_A, A)
         lib.write(layer.lora_B, B)
-    return lib.read(model(tensor(TOKENS)), (*TOKENS.shape, VOCABULARY))
+    return names, lib.read(model(tensor(TOKENS)), (*TOKENS.shape, VOCABULARY))
 
 
 def draw_factors(rng, names: list[str], rank: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -537,10 +545,10 @@ def compare(student, oracle, rng, share: bool, *calls: tuple[list[str], object])
     own = own_layer(student, oracle)
     seed = int(rng.integers(2**31))
     want = oracle(places, own, seed, share, *calls)
-    equal(places(student, own, seed, share, *calls), want, "the list of places where a LoRALinear stands")
     factors = draw_factors(rng, want, 2)
-    got = function(student, own, seed, share, factors, *calls)
-    close(got, oracle(function, own, seed, share, factors, *calls), "model(tokens) with the factors written")
+    names, got = function(student, own, seed, share, factors, *calls)
+    equal(names, want, "the list of places where a LoRALinear stands")
+    close(got, oracle(function, own, seed, share, factors, *calls)[1], "model(tokens) with the factors written")
 
 
 @check("4.4", weight=4, gate=True)
@@ -596,15 +604,15 @@ def test_second_call(student, oracle, rng):
         with at(f"target_modules={first}, then {second}"):
             compare(student, oracle, rng, False, (first, 2), (second, 2))
             seed = int(rng.integers(2**31))
-            calls = ((first, 2), (second, 2))
-            got = returned_names(student, own, seed, *calls)
-            equal(got, oracle(returned_names, own, seed, *calls), "what the two calls returned")
-            names = [student.names_of("trainable_names", inject(student, own, seed, False, *calls)[0])]
-            equal(names, oracle(trainable_of, own, seed, *calls), "the trainable parameters after both calls")
+            got, got_trainable = both_calls(student, own, seed, first, second)
+            want, want_trainable = oracle(both_calls, own, seed, first, second)
+            equal(got, want, "what the two calls returned")
+            equal(got_trainable, want_trainable, "the list of trainable parameters after both calls")
 
 
-def trainable_of(lib: Session, own: bool, seed: int, *calls: tuple[list[str], object]) -> list[list[str]]:
-    return [lib.names_of("trainable_names", inject(lib, own, seed, False, *calls)[0])]
+def both_calls(lib: Session, own: bool, seed: int, first: list[str], second: list[str]) -> tuple[list[list[str]], list[str]]:
+    model, returned = inject(lib, own, seed, False, (first, 2), (second, 2))
+    return [lib.names(names) for names in returned], lib.names_of("trainable_names", model)
 
 
 def ranks(lib: Session, own: bool, seed: int, targets: list[str], rank: dict[str, int]) -> dict[str, float]:
