@@ -342,7 +342,7 @@ def show(value: Any) -> str:
     """A value as a student reads it, short."""
     if isinstance(value, np.ndarray):
         with np.printoptions(precision=5, threshold=12, edgeitems=2, suppress=False):
-            text = np.array2string(value, separator=", ")
+            text = np.array2string(value, separator=", ", prefix=" " * 12)  # behind "  expected: "
     else:
         text = repr(value)
     return text if len(text) <= _SHOWN else text[:_SHOWN] + " ..."

@@ -58,7 +58,7 @@ class LoRALinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Task 4.1: y = W0 x + b + (alpha / rank) B A dropout(x).
 
-        Dropout acts on the input of the branch only, never on the input of `base`, and in training mode only.
+        Dropout acts on the elements of the branch's input only, never on the input of `base`, in training mode only.
         While the layer is `merged` or not `enabled`, the result is `base(x)`: a merged weight holds the update
         already.
 
@@ -139,4 +139,4 @@ def inject_lora(
     """
     raise NotImplementedError("Week 4, task 4: inject_lora")
 
-# stub 6a4062dc4807b027
+# stub 81fb64f71251bdb5

@@ -68,7 +68,7 @@ class LoRALinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Task 4.1: y = W0 x + b + (alpha / rank) B A dropout(x).
 
-        Dropout acts on the input of the branch only, never on the input of `base`, and in training mode only.
+        Dropout acts on the elements of the branch's input only, never on the input of `base`, in training mode only.
         While the layer is `merged` or not `enabled`, the result is `base(x)`: a merged weight holds the update
         already.
 
@@ -139,8 +139,8 @@ class LoRALinear(nn.Module):
         else:
             wide = torch.promote_types(B.dtype, torch.float32)  # no SVD in half precision
             U, S, Vh = torch.linalg.svd(rescale * B.to(wide) @ A.to(wide), full_matrices=False)
-            root = S[:new_rank].sqrt()
-            A, B = (root[:, None] * Vh[:new_rank]).to(A.dtype), (U[:, :new_rank] * root).to(B.dtype)
+            # All of S goes into B: A keeps independent rows, and can learn, even where dW is zero.
+            A, B = Vh[:new_rank].to(A.dtype), (U[:, :new_rank] * S[:new_rank]).to(B.dtype)
         self.lora_A, self.lora_B = nn.Parameter(A), nn.Parameter(B)
         self.rank, self.scaling = new_rank, self.alpha / new_rank
         ### END SOLUTION
