@@ -39,6 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped; the same command goes on where it was", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # `| head` has seen enough; nothing is left to say, nor may the interpreter try at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (ManifestError, UserError) as problem:
         print(f"autograder: {problem}", file=sys.stderr)
         return 2

@@ -30,12 +30,17 @@ def print_check(runs: list[TaskRun], path: Path) -> int:
         if status == "unattempted":
             print(f"     not attempted yet; read {run.task.lecture}\n")
             continue
+        if run.unloadable:
+            print(f"     {run.unloadable}\n")
+            continue
+        told: set[str] = set()
         for outcome in run.outcomes:
             mark = "ok  " if outcome.kind == "passed" else "FAIL" if outcome.kind == "wrong" else outcome.kind.upper()
             print(f"     {mark} {outcome.summary}")
             if outcome.kind not in ("passed", "unattempted"):
                 print("\n".join(f"          {line}" for line in outcome.message.splitlines()))
-                if outcome.misconception:
+                if outcome.misconception and outcome.misconception not in told:
+                    told.add(outcome.misconception)
                     print(f"          likely misunderstanding: {outcome.misconception}")
         if status != "passed" and run.outcomes:
             print(f"     read {run.task.lecture}")

@@ -153,7 +153,8 @@ def _bwrap_command(environment: dict[str, str], hidden_packages: Sequence[str]) 
     for site in _package_folders():
         for name in (*hidden_packages, "autograder"):
             if (Path(site) / name).is_dir():
-                command += ["--tmpfs", f"{site}/{name}"]
+                # Read-only: all children see this one, so a file in it would reach every classmate.
+                command += ["--tmpfs", f"{site}/{name}", "--remount-ro", f"{site}/{name}"]
     for name in ("__init__.py", "inside"):
         command += ["--ro-bind", str(PACKAGE / name), f"/grader/autograder/{name}"]
     command += ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--dir", _SUBMISSION]

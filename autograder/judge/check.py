@@ -79,8 +79,19 @@ def close(got: np.ndarray, want: np.ndarray, name: str, rtol: float = 1e-9, atol
 
 def equal(got: Any, want: Any, name: str) -> None:
     """Demand that two plain observations (flags, names, numbers that must be exact) are equal."""
-    if type(got) is not type(want) or got != want:
-        raise CheckFailed(f"{name} is wrong\n  expected: {show(want)}\n  got:      {show(got)}")
+    if type(got) is type(want) and got == want:
+        return
+    if _is_names(got) and _is_names(want) and set(got) != set(want):
+        missing, extra = sorted(set(want) - set(got)), sorted(set(got) - set(want))
+        raise CheckFailed(
+            f"{name} is wrong\n  expected: {show(want)}\n"
+            f"  missing from yours: {show(missing)}\n  too much in yours:  {show(extra)}"
+        )
+    raise CheckFailed(f"{name} is wrong\n  expected: {show(want)}\n  got:      {show(got)}")
+
+
+def _is_names(value: Any) -> bool:
+    return type(value) is list and all(type(item) is str for item in value)
 
 
 def demand(condition: bool, message: str) -> None:
