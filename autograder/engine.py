@@ -11,7 +11,6 @@ import gc
 import hashlib
 import multiprocessing
 import os
-import resource
 import secrets
 import signal
 import socket
@@ -50,7 +49,7 @@ class Summary:
         results: one a student, by name.
         reused: how many were there already from an earlier run.
         lines: what the instructor should know, a line each.
-        cpu_seconds: this run's, by part: "judges", "workers" (children of the sandbox), "zygote".
+        cpu_seconds: this run's, by part: "engine" (this process), "judges", "zygote", "workers" (its children).
     """
 
     results: list[results.Result]
@@ -94,7 +93,7 @@ def grade(
         GradeError, IntakeError, RunError, SandboxError: with one line for the instructor.
     """
     began = time.perf_counter()
-    used = _cpu(resource.RUSAGE_SELF) + _cpu(resource.RUSAGE_CHILDREN)
+    used = time.process_time()
     folders = intake.students(submissions)
     isolation = isolation or "bwrap"
     jobs = max(1, min(jobs or os.cpu_count() or 1, -(-len(folders) // 2)))
@@ -121,32 +120,28 @@ def grade(
         progress(kept, len(folders))
         if pending:
             todo = ((s, _key(s, checks, seed)) for s in (intake.read(n, f, week) for n, f in pending))
-            for done, (result, cpu) in enumerate(_run(week, seed, isolation, jobs, todo, summary), kept + 1):
+            for done, result in enumerate(_run(week, seed, isolation, jobs, todo, summary), kept + 1):
                 store.add(result)
-                summary.cpu_seconds["workers"] = summary.cpu_seconds.get("workers", 0.0) + cpu
                 progress(done, len(folders))
         summary.results = store.finish([name for name, _ in folders])
         feedback.write_pages(out / "feedback", summary.results, week)
     summary.seconds = time.perf_counter() - began
-    judges = _cpu(resource.RUSAGE_SELF) + _cpu(resource.RUSAGE_CHILDREN) - used
-    summary.cpu_seconds["judges"] = judges
+    summary.cpu_seconds["engine"] = time.process_time() - used
     return summary
 
 
 # --- in the parent ---
 
 
-def _run(
-    week: Week, seed: int, isolation: str, jobs: int, todo: Iterable[Item], summary: Summary
-) -> Iterator[tuple[results.Result, float]]:
-    """Yield each submission's result, and what its workers used, as they come."""
+def _run(week: Week, seed: int, isolation: str, jobs: int, todo: Iterable[Item], summary: Summary) -> Iterator[results.Result]:
+    """Yield each submission's result as they come."""
     waiting: list[Item] = []
     alone: list[Item] = []
     source = iter(todo)
     for restart in range(RESTARTS + 1):
         try:
             with _pool(week, seed, isolation, jobs, summary) as pool:
-                running: dict[Future[list[Answer]], list[Item]] = {}
+                running: dict[Future[tuple[list[Answer], dict[str, float]]], list[Item]] = {}
                 try:
                     while True:
                         while len(running) < jobs + 1:
@@ -160,13 +155,15 @@ def _run(
                             batch = [alone.pop()]
                             running[pool.submit(_judge, batch, True)] = batch
                         for future in wait(running, return_when=FIRST_COMPLETED).done:
-                            answers = future.result()
+                            answers, cpu_seconds = future.result()
+                            for part, seconds in cpu_seconds.items():
+                                summary.cpu_seconds[part] = summary.cpu_seconds.get(part, 0.0) + seconds
                             batch = running.pop(future)
                             for item, answer in zip(batch, answers, strict=True):
                                 if answer.again:
                                     alone.append(item)
                                 else:
-                                    yield answer.result, answer.cpu_seconds
+                                    yield answer.result
                 finally:
                     waiting += [item for batch in running.values() for item in batch]
                     running.clear()
@@ -253,11 +250,6 @@ def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def _cpu(who: int) -> float:
-    used = resource.getrusage(who)
-    return used.ru_utime + used.ru_stime
-
-
 # --- in a judge ---
 
 
@@ -283,7 +275,8 @@ def _start_judge(runner: Runner, sockets: Sequence[socket.socket], isolation: st
     _judge_state = runner, sockets[mine], isolation
 
 
-def _judge(batch: list[Item], alone: bool) -> list[Answer]:
+def _judge(batch: list[Item], alone: bool) -> tuple[list[Answer], dict[str, float]]:
+    """Answers in the order of the batch, and the CPU seconds that they took, by part."""
     assert _judge_state is not None
     runner, control, isolation = _judge_state
     answers: list[Answer] = []
@@ -292,8 +285,10 @@ def _judge(batch: list[Item], alone: bool) -> list[Answer]:
         for submission, key in batch:
             answers.append(_judge_one(runner, control, isolation, submission, key, alone))
 
+    start = time.process_time()
     runner.run_in_pytest(body)
-    return answers
+    workers = sum(answer.cpu_seconds for answer in answers)
+    return answers, {"judges": time.process_time() - start, "workers": workers}
 
 
 def _judge_one(runner: Runner, control: socket.socket, isolation: str, submission: Submission, key: str, alone: bool) -> Answer:

@@ -220,7 +220,7 @@ class Runner:
                 workers += 1
                 with opener(task) as link:
                     unloadable = self._run_items(link, run, items, alone)
-                run.cpu_seconds += getattr(link, "cpu_seconds", 0.0)
+                run.cpu_seconds += getattr(link, "cpu_seconds", 0.0)  # a sandboxed link knows, once it is closed
             run.outcomes = self._diagnosed(run)
             run.unloadable = unloadable[1] if unloadable else ""
             for item in items:
