@@ -140,8 +140,8 @@ def _become_worker(channel: socket.socket, config: dict[str, Any], limits: dict[
     sys.argv = [first["stub"]]
     confine.drop_privileges()
     if not isolated:
-        readable = [sys.prefix, sys.base_prefix, Path(__file__).parent, folder, "/usr", "/lib", "/lib64", "/etc/ld.so.cache"]
-        confine.confine_files([Path(path) for path in [*readable, "/dev/null", "/dev/urandom"]], writable=tmp)
+        system = (sys.prefix, sys.base_prefix, "/usr", "/lib", "/lib64", "/etc/ld.so.cache", "/dev/null", "/dev/urandom")
+        confine.confine_files([Path(__file__).parent, folder, *map(Path, system)], writable=tmp)
     confine.filter_system_calls()
     sys.stdout = open(1, "w", buffering=1, errors="replace", closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", buffering=1, errors="replace", closefd=False)  # noqa: SIM115

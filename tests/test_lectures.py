@@ -1,0 +1,114 @@
+"""Every lecture section that a task names exists in both languages, and the numbers in the notes are computed."""
+
+import re
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from markdown_it import MarkdownIt
+
+from autograder.manifest import Task, load
+
+ROOT = Path(__file__).resolve().parents[1]
+TASKS = [task for week in load().weeks for task in week.tasks]
+SCRIPTS = sorted((ROOT / "course").glob("week*/figures.py"))
+LANGUAGES = {"en": "lecture.md", "zh": "lecture.zh.md"}
+
+# Left out where numbers are collected: citations and code; sections, weeks, types, indices, and the contract's "4 eps".
+CITED = re.compile(r"\]\([^)]*\)|arXiv:[\d.]+|`[^`]*`|\b(?:19|20)\d\d\b")
+PLACES = re.compile(r"section\s+\d\.\d|第\s*\d\.\d\s*节|week \d+|第 \d+ 周|\bb?float\d+|\\text\{[^}]*\}|_\d|4 \\varepsilon")
+
+
+def slug(heading: str) -> str:
+    """The anchor that GitHub gives a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+
+
+def sections(page: Path) -> dict[str, str]:
+    """The text of each second-level section, by its heading's slug and by the id on the line before it."""
+    source = page.read_text(encoding="utf-8")
+    lines = source.splitlines()
+    starts = []
+    tokens = MarkdownIt().parse(source)
+    for token, inline in pairwise(tokens):
+        if token.type == "heading_open" and token.tag == "h2" and token.map:
+            above = lines[token.map[0] - 1]
+            names = [slug(inline.content), *re.findall(r'^<a id="([^"]+)"></a>$', above)]
+            starts.append((token.map[0], names))
+    ends = [start for start, _ in starts[1:]] + [len(lines)]
+    return {name: "\n".join(lines[start + 1 : end]) for (start, names), end in zip(starts, ends, strict=True) for name in names}
+
+
+def printed(script: Path) -> dict[str, list[str]]:
+    """The equations that a script prints, by section."""
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True, cwd=script.parent)
+    found: dict[str, list[str]] = {}
+    for line in done.stdout.splitlines():
+        if line.startswith("["):
+            lines = found.setdefault(line.strip("[]"), [])
+        else:
+            lines.append(line)
+    return found
+
+
+def numbers(text: str) -> set[str]:
+    """Every number in a text, without its sign."""
+    return set(re.findall(r"\d+(?:\.\d+)?", PLACES.sub(" ", CITED.sub(" ", text))))
+
+
+def formulas(text: str) -> set[str]:
+    """What stands between dollar signs, each broken line joined."""
+    return {" ".join(found.split()) for found in re.findall(r"\$\$?([^$]+)\$\$?", text)}
+
+
+@pytest.mark.parametrize("lang", LANGUAGES)
+@pytest.mark.parametrize("task", TASKS, ids=lambda task: task.id)
+def test_the_section_of_a_task_exists(task: Task, lang: str) -> None:
+    path, anchor = task.lecture.split("#")
+    page = (ROOT / path).with_name(LANGUAGES[lang])
+    assert page.is_file(), f"{page} is missing"
+    found = sections(page)
+    assert found.get(anchor, "").strip(), f"{page.name} has no section #{anchor}; it has {', '.join(found)}"
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.parent.name)
+def test_the_numbers_are_those_that_the_script_prints(script: Path) -> None:
+    output = printed(script)
+    assert output, "the script prints no section"
+    for name in LANGUAGES.values():
+        found = sections(script.with_name(name))
+        for section, equations in output.items():
+            missing = [equation for equation in equations if equation not in formulas(found[section])]
+            assert not missing, f"{name}#{section} lacks {missing}"
+
+
+@pytest.mark.parametrize("name", LANGUAGES.values())
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.parent.name)
+def test_the_notes_hold_no_other_numbers(script: Path, name: str) -> None:
+    found = sections(script.with_name(name))
+    for section, equations in printed(script).items():
+        known = numbers(" ".join(equations)) | {"0", "1", "2"}
+        assert not numbers(found[section]) - known, f"{name}#{section}"
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.parent.name)
+def test_both_languages_have_the_same_sections_and_formulas(script: Path) -> None:
+    english, chinese = (sections(script.with_name(name)) for name in LANGUAGES.values())
+    assert set(english) <= set(chinese)
+    for name in english:
+        equations = [{item for item in formulas(text) if "=" in item} for text in (english[name], chinese[name])]
+        assert equations[0] == equations[1], name
+
+
+@pytest.mark.parametrize("name", LANGUAGES.values())
+def test_a_wrong_number_is_found(tmp_path: Path, name: str) -> None:
+    for file in ("figures.py", *LANGUAGES.values()):
+        text = (ROOT / "course" / "week04" / file).read_text(encoding="utf-8")
+        wrong = text.replace("$y = [12, 11, 0]$", "$y = [12, 13, 0]$") if file == name else text
+        (tmp_path / file).write_text(wrong, encoding="utf-8")
+    with pytest.raises(AssertionError, match=rf"{name}#forward lacks .'y = "):
+        test_the_numbers_are_those_that_the_script_prints(tmp_path / "figures.py")
+    with pytest.raises(AssertionError, match=f"{name}#forward"):
+        test_the_notes_hold_no_other_numbers(tmp_path / "figures.py", name)
