@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         status: int = arguments.run(arguments)
         return status
     except KeyboardInterrupt:
-        print("stopped; the same command goes on where it was", file=sys.stderr)
+        print("stopped; run the same command again to go on", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `| head` has seen enough; nothing is left to say, nor may the interpreter try at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -136,6 +136,7 @@ def _grade(arguments: argparse.Namespace) -> int:
     from autograder import engine
     from autograder.report import print_class
 
+    tqdm.monitor_interval = 0  # no thread of its own: judges are forked from this process
     bar: tqdm[None] | None = None
 
     def progress(done: int, total: int) -> None:

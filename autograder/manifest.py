@@ -135,9 +135,9 @@ class Limits:
     wall_seconds: Annotated[int, _between(1, 3600)]
     memory_mib: Annotated[int, _between(64, 65536)]
     tmp_mib: Annotated[int, _between(1, 4096)]
-    file_kib: Annotated[int, _between(1, 65536)]
+    file_kib: Annotated[int, _between(1, 12288)]
     files: Annotated[int, _between(1, 1000)]
-    total_kib: Annotated[int, _between(1, 1048576)]
+    total_kib: Annotated[int, _between(1, 12288)]  # the sandbox has 16 MiB for them
 
     def __post_init__(self) -> None:
         # A wall clock shorter than the CPU limit would blame a student for a busy machine.

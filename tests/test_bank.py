@@ -45,6 +45,7 @@ def test_the_bank_covers_every_task() -> None:
     assert len(MUTANTS) >= 30
     for task in WEEK.tasks:
         assert sum(m.task == task.id for m in MUTANTS) >= 5, task.id
+    assert {m.task for m in MUTANTS} <= {t.id for t in WEEK.tasks}
     assert len(bank.alternatives(WEEK)) >= 3
 
 

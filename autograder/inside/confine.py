@@ -51,6 +51,7 @@ _DENIED = {
 }  # fmt: skip
 _ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 _CLONE, _CLONE3, _KILL, _TGKILL, _PRLIMIT = (56, 220), (435, 435), (62, 129), (234, 131), (302, 261)
+_PRCTL = (157, 167)
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mount.argtypes = [ctypes.c_char_p] * 3 + [ctypes.c_ulong, ctypes.c_char_p]
@@ -179,6 +180,14 @@ def filter_system_calls() -> None:
         code += [op.pack(jump_eq, 0, 3 + len(allowed), number), op.pack(load, 0, 0, 16)]
         code += [op.pack(jump_eq, len(allowed) - i, 0, pid) for i, pid in enumerate(allowed)]
         code += [op.pack(ret, 0, 0, deny | errno.EPERM), op.pack(ret, 0, 0, allow)]
+    # prctl: anything but outliving the parent.
+    code += [
+        op.pack(jump_eq, 0, 4, _PRCTL[column]),
+        op.pack(load, 0, 0, 16),
+        op.pack(jump_eq, 0, 1, _PR_SET_PDEATHSIG),
+        op.pack(ret, 0, 0, deny | errno.EPERM),
+        op.pack(ret, 0, 0, allow),
+    ]
     for numbers in _DENIED.values():
         if numbers[column] is not None:
             code += [op.pack(jump_eq, 0, 1, numbers[column]), op.pack(ret, 0, 0, deny | errno.EPERM)]

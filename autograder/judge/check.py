@@ -69,7 +69,7 @@ def close(got: np.ndarray, want: np.ndarray, name: str, rtol: float = 1e-9, atol
         raise ValueError(f"{name}: shapes {got.shape} and {want.shape}")
     error = np.abs(got.astype(np.float64) - want.astype(np.float64))
     bound = rtol * np.abs(want).max(initial=0.0) + atol
-    if (error > bound).any():
+    if not (error <= bound).all():  # not a number is no match either
         worst = np.unravel_index(np.argmax(error - bound), error.shape)
         index = f" at {[int(i) for i in worst]}" if error.ndim else ""
         raise CheckFailed(

@@ -42,7 +42,7 @@ class Diagnoser:
     def prepare(self, checks: dict[str, list[str]]) -> None:
         """Run every mutant on its task's checks (by task) now, so that processes forked from this one need not."""
         for mutant in self._mutants:
-            for check in checks[mutant.task]:
+            for check in checks.get(mutant.task, []):
                 self._known_trace(mutant, check)
 
     def name(self, task: str, traces: dict[str, tuple[bool, Trace]]) -> dict[str, str]:

@@ -222,6 +222,7 @@ class Runner:
                     unloadable = self._run_items(link, run, items, alone)
                 run.cpu_seconds += getattr(link, "cpu_seconds", 0.0)  # a sandboxed link knows, once it is closed
             run.outcomes = self._diagnosed(run)
+            run.traces.clear()  # they may be large
             run.unloadable = unloadable[1] if unloadable else ""
             for item in items:
                 kind, message = unloadable or ("crash", "not run: your code ended the process too often")
@@ -240,7 +241,7 @@ class Runner:
                 return error.kind if error.kind != "unattempted" else "error", str(error)
             while items:
                 item = items[0]
-                session.reset(derive(self.seed, item.name))
+                session.reset(_worker_seed(self.seed, item))
                 self.oracle.seed = derive(self.seed, item.name)
                 failure = self._call(item)
                 run.traces[item.name] = session.trace
@@ -274,7 +275,7 @@ class Runner:
         """Run one check on a session of our own; returns whether it passed, and what it observed."""
         item = next(i for i in self._all if i.name == f"test_{name}")
         self._session = session
-        session.reset(derive(self.seed, item.name))
+        session.reset(_worker_seed(self.seed, item))
         self.oracle.seed = derive(self.seed, item.name)
         return self._call(item) is None, session.trace
 
@@ -311,6 +312,11 @@ def _judge(item: pytest.Function, failure: BaseException | None) -> Outcome:
 def _outcome(item: pytest.Function, kind: str, message: str) -> Outcome:
     doc = inspect.cleandoc(item.function.__doc__ or "").split("\n\n")[0].replace("\n", " ")
     return Outcome(item.name.removeprefix("test_"), doc, _info(item), kind, message)
+
+
+def _worker_seed(seed: int, item: pytest.Function) -> int:
+    """Not the one that the check draws from: student code sees this one."""
+    return derive(seed, f"worker:{item.name}")
 
 
 def _info(item: pytest.Function) -> CheckInfo:

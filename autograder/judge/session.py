@@ -8,6 +8,7 @@ back before a check compares it with a value that the judge computed.
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -18,6 +19,9 @@ from autograder.inside import wire
 from autograder.inside.worker import MODULE, Worker
 
 _SHOWN = 300
+_REPR = reprlib.Repr()  # bounded work on what a submission sent
+_REPR.maxlist = _REPR.maxtuple = _REPR.maxset = _REPR.maxdict = 30
+_REPR.maxstring = _REPR.maxother = 80
 
 
 class Link(Protocol):
@@ -52,10 +56,10 @@ class StudentError(CheckFailed):
     """Student code raised an exception."""
 
     def __init__(self, error: dict[str, Any], doing: str) -> None:
-        self.type: str = error["type"]
+        self.type: str = error["type"][:100]
         self.bases: list[str] = error["bases"]
-        self.text: str = error["message"]
-        self.where: list[str] = error["where"]
+        self.text: str = error["message"][:1000]
+        self.where: list[str] = [place[:300] for place in error["where"]]
         unattempted = self.type == "NotImplementedError"
         place = f" ({self.where[-1]})" if self.where else ""
         text = f"{self.type}: {self.text}" if self.text else self.type
@@ -344,7 +348,7 @@ def show(value: Any) -> str:
         with np.printoptions(precision=5, threshold=12, edgeitems=2, suppress=False):
             text = np.array2string(value, separator=", ", prefix=" " * 12)  # behind "  expected: "
     else:
-        text = repr(value)
+        text = _REPR.repr(value)
     return text if len(text) <= _SHOWN else text[:_SHOWN] + " ..."
 
 
