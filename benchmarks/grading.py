@@ -134,6 +134,7 @@ def sandboxed(folder: Path, week: Week, jobs: int, isolation: str) -> engine.Sum
 
 
 def main() -> None:
+    tqdm.monitor_interval = 0  # no thread of its own: judges are forked from this process
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--students", type=int, default=300)
     parser.add_argument("--pytest", type=int, default=6, help="how many submissions get a pytest process each")
