@@ -76,6 +76,7 @@ class Zygotes:
             "folder": _SUBMISSION,
             "tmp": self._tmp,
             "hidden": list(hidden_packages),
+            "keep": _below_tmp(),
             "preload": ["numpy", *preload],
             "sockets": [s.fileno() for s in theirs],
         }
@@ -145,6 +146,9 @@ def _bwrap_command(environment: dict[str, str], hidden_packages: Sequence[str]) 
     command = ["bwrap", "--unshare-all", "--die-with-parent", "--new-session", "--cap-add", "ALL", "--clearenv"]
     for name, value in environment.items():
         command += ["--setenv", name, value]
+    command += ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--dir", _SUBMISSION]
+    for place in _below_tmp().values():
+        command += ["--dir", place]
     for path in ("/usr", "/bin", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/alternatives"):
         command += ["--ro-bind-try", path, path]
     for path in sorted({sys.base_prefix, sys.prefix}):
@@ -157,8 +161,13 @@ def _bwrap_command(environment: dict[str, str], hidden_packages: Sequence[str]) 
                 command += ["--tmpfs", f"{site}/{name}", "--remount-ro", f"{site}/{name}"]
     for name in ("__init__.py", "inside"):
         command += ["--ro-bind", str(PACKAGE / name), f"/grader/autograder/{name}"]
-    command += ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--dir", _SUBMISSION]
     return [*command, "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/"]
+
+
+def _below_tmp() -> dict[str, str]:
+    """The parts of the Python installation that a child's own /tmp would cover, and where it keeps them meanwhile."""
+    paths = sorted({sys.prefix, sys.base_prefix})
+    return {path: f"/grader/kept{i}" for i, path in enumerate(paths) if path.startswith("/tmp/")}
 
 
 def _package_folders() -> list[str]:

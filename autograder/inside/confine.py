@@ -23,6 +23,7 @@ CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x1000_0000, 0x2000_0000, 0x4000_000
 CLONE_NEWCGROUP = 0x0200_0000
 _CLONE_THREAD = 0x0001_0000
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_REMOUNT, _MS_REC, _MS_PRIVATE = 1, 2, 4, 32, 0x4000, 0x40000
+_MS_BIND = 4096
 _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 4, 22, 38, 47
 _PR_SET_PDEATHSIG = 1
 
@@ -68,8 +69,10 @@ def call(name: str, *args: object) -> None:
         raise OSError(number, f"{name}: {os.strerror(number)}")
 
 
-def enter_namespaces(folder: Path, tmp_mib: int) -> None:
+def enter_namespaces(folder: Path, tmp_mib: int, keep: dict[str, str]) -> None:
     """Own user, mount, IPC, network, UTS and cgroup namespaces; tmpfs at `folder` and /tmp; nothing in /proc.
+
+    `keep` names folders below /tmp (a Python installation) that stay where they are, and where to hold them meanwhile.
 
     The PID namespace is new already: the zygote unshared it before it forked this child, its PID 1.
     """
@@ -80,8 +83,13 @@ def enter_namespaces(folder: Path, tmp_mib: int) -> None:
     Path("/proc/self/gid_map").write_text(f"1000 {gid} 1")
     call("mount", None, b"/", None, _MS_REC | _MS_PRIVATE, None)
     flags = _MS_NOSUID | _MS_NODEV
+    for path, place in keep.items():
+        call("mount", path.encode(), place.encode(), None, _MS_BIND | _MS_REC, None)
     for target, size in ((str(folder), 16), ("/tmp", tmp_mib)):
         call("mount", b"tmpfs", target.encode(), b"tmpfs", flags, f"size={size}m,mode=700,nr_inodes=4096".encode())
+    for path, place in keep.items():
+        Path(path).mkdir(parents=True, exist_ok=True)
+        call("mount", place.encode(), path.encode(), None, _MS_BIND | _MS_REC, None)
 
 
 def seal(folder: Path) -> None:

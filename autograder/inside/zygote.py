@@ -1,6 +1,6 @@
 """The zygote: a warm process inside the sandbox that forks one child for each task of each submission.
 
-Started as `python -m autograder.inside.zygote CONFIG` where CONFIG is JSON: {"level", "folder", "tmp", "hidden",
+Started as `python -m autograder.inside.zygote CONFIG` where CONFIG is JSON: {"level", "folder", "tmp", "hidden", "keep",
 "preload", "sockets": [control socket file descriptors]}. After it has imported what the week needs it forks itself once for
 every control socket but the first, so that each judge has a zygote of its own for the price of one import.
 
@@ -121,7 +121,7 @@ def _become_worker(channel: socket.socket, config: dict[str, Any], limits: dict[
     folder = Path(config["folder"]) if isolated else private / "submission"
     tmp = Path("/tmp") if isolated else private / "tmp"
     if isolated:
-        confine.enter_namespaces(folder, limits["tmp_mib"])
+        confine.enter_namespaces(folder, limits["tmp_mib"], config["keep"])
     else:
         confine.die_with_parent()
         folder.mkdir()
