@@ -13,6 +13,7 @@ import argparse
 import gc
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -148,15 +149,8 @@ def main() -> None:
         root = Path(temporary)
         honest, hostile = make_class(root / "class", week, arguments.students)
         honest_root = root / "honest"
-        honest_root.mkdir()
         for stub in honest:
-            (honest_root / stub.parent.name).symlink_to(stub.parent)
-        for link in list(honest_root.iterdir()):  # folders, not links: intake takes no links
-            target = link.resolve()
-            link.unlink()
-            (honest_root / target.name).mkdir()
-            for file in target.iterdir():
-                (honest_root / target.name / file.name).write_bytes(file.read_bytes())
+            shutil.copytree(stub.parent, honest_root / stub.parent.name)
 
         print(
             f"{len(honest)} honest and {len(hostile)} hostile submissions of week {week.number}, {arguments.jobs} jobs\n",
