@@ -202,9 +202,9 @@ def _pool(week: Week, seed: int, isolation: str, jobs: int, summary: Summary) ->
             try:
                 yield pool
             except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
                 for process in list((pool._processes or {}).values()):
                     process.terminate()
+                pool.shutdown(cancel_futures=True)  # waits for its threads: the next pool is forked without them
                 raise
         gc.unfreeze()
 
