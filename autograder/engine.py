@@ -15,10 +15,12 @@ import secrets
 import signal
 import socket
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +57,7 @@ class Summary:
     results: list[results.Result]
     reused: int = 0
     lines: list[str] = field(default_factory=list)
-    cpu_seconds: dict[str, float] = field(default_factory=dict)
+    cpu_seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     seconds: float = 0.0
 
 
@@ -157,7 +159,7 @@ def _run(week: Week, seed: int, isolation: str, jobs: int, todo: Iterable[Item],
                         for future in wait(running, return_when=FIRST_COMPLETED).done:
                             answers, cpu_seconds = future.result()
                             for part, seconds in cpu_seconds.items():
-                                summary.cpu_seconds[part] = summary.cpu_seconds.get(part, 0.0) + seconds
+                                summary.cpu_seconds[part] += seconds
                             batch = running.pop(future)
                             for item, answer in zip(batch, answers, strict=True):
                                 if answer.again:
@@ -176,11 +178,7 @@ def _run(week: Week, seed: int, isolation: str, jobs: int, todo: Iterable[Item],
 def _take(waiting: list[Item], source: Iterator[Item]) -> list[Item]:
     batch = waiting[:BATCH]
     del waiting[:BATCH]
-    for item in source:
-        batch.append(item)
-        if len(batch) >= BATCH:
-            break
-    return batch
+    return batch + list(islice(source, BATCH - len(batch)))
 
 
 @contextlib.contextmanager
@@ -191,7 +189,7 @@ def _pool(week: Week, seed: int, isolation: str, jobs: int, summary: Summary) ->
     with contextlib.closing(sandbox.Zygotes(isolation, jobs, week.preload, week.hidden_packages)) as zygotes:
         runner.run_in_pytest(runner.prepare)  # while the zygotes warm up
         zygotes.wait()
-        summary.cpu_seconds["zygote"] = summary.cpu_seconds.get("zygote", 0.0) + zygotes.cpu_seconds
+        summary.cpu_seconds["zygote"] += zygotes.cpu_seconds
         _canary(runner, zygotes.sockets[0])
         # What the judges share is never collected, so a collection does not copy its pages.
         gc.collect()

@@ -47,11 +47,6 @@ def trainable_names(module: nn.Module) -> list[str]:
 
 
 @probe
-def parameter_names(module: nn.Module) -> list[str]:
-    return sorted(name for name, _ in module.named_parameters())
-
-
-@probe
 def same(first: Any, second: Any) -> bool:
     """Whether two references lead to one object."""
     return first is second
