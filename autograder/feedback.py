@@ -52,9 +52,11 @@ def page(result: Result, week: Week) -> str:
     lines += ["", "| task | | points | |", "|---|---|---|---|"]
     for task in result["tasks"]:
         title = titles[task["id"]].title.en if task["id"] in titles else ""
-        lines.append(f"| {task['id']} | {title} | {task['score']:g} / {task['max_score']} | {task['status']} |")
+        points = f"{task['score']:g} / {task['max_score']}" if task["max_score"] else "stretch, no points"
+        lines.append(f"| {task['id']} | {title} | {points} | {task['status']} |")
     for task in [] if result["message"] else result["tasks"]:
-        if task["checks"] and task["status"] != "passed":
+        left_out = not task["max_score"] and task["status"] == "unattempted"  # nobody has to do a stretch task
+        if task["checks"] and task["status"] != "passed" and not left_out:
             lines += ["", f"## {task['id']} {titles[task['id']].title.en}", "", *_task(task, titles[task["id"]].lecture)]
     return "\n".join([*lines, ""])
 

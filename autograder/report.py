@@ -26,7 +26,8 @@ def print_check(runs: list[TaskRun], path: Path) -> int:
         share = scoring.share(run.outcomes) if run.outcomes else 0.0
         points += share * run.task.points
         status = scoring.status(run.outcomes) if run.outcomes else "no checks in this tier"
-        print(f"{run.task.id}  {run.task.title.en}: {status}, {share * run.task.points:.4g} of {run.task.points} points")
+        worth = "stretch, no points" if run.task.stretch else f"{share * run.task.points:.4g} of {run.task.points} points"
+        print(f"{run.task.id}  {run.task.title.en}: {status}, {worth}")
         if status == "unattempted":
             print(f"     not attempted yet; read {run.task.lecture}\n")
             continue
@@ -46,8 +47,13 @@ def print_check(runs: list[TaskRun], path: Path) -> int:
             print(f"     read {run.task.lecture}")
         print()
     total = sum(run.task.points for run in runs)
-    print(f"{points:.4g} of {total} points")
-    return 0 if points == total else 1
+    if total:
+        print(f"{points:.4g} of {total} points")
+    else:
+        print("a stretch task has no points" if len(runs) == 1 else "stretch tasks have no points")
+    # Stretch tasks decide only where nothing else was asked for.
+    decisive = [run for run in runs if not run.task.stretch] or runs
+    return 0 if all(run.outcomes and scoring.share(run.outcomes) == 1 for run in decisive) else 1
 
 
 def print_class(summary: Summary, week: Week, out: Path) -> None:

@@ -212,7 +212,7 @@ def test_no_attack_gains(run: Run) -> None:
         result = run.results[name]
         assert result["status"] == "graded", f"{name}: {result['message']}"
         scores = {task["id"]: task["score"] for task in result["tasks"]}
-        assert scores == {"4.1": 0, "4.2": 0, "4.3": 0, "4.4": 0}, name
+        assert set(scores.values()) == {0}, name
         assert result["score"] == 0, name
 
 
@@ -235,7 +235,7 @@ def test_results_are_valid(run: Run) -> None:
         result = json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} in results.jsonl"))
         assert {"schema", "student", "week", "seed", "status", "score", "max_score", "tasks", "key"} <= set(result)
         assert result["isolation"] == run.level and result["max_score"] == 70
-        assert [task["id"] for task in result["tasks"]] == ["4.1", "4.2", "4.3", "4.4"]
+        assert [task["id"] for task in result["tasks"]] == ["4.1", "4.2", "4.3", "4.4", "4.5", "4.6", "4.7"]
         assert result["score"] == sum(task["score"] for task in result["tasks"])
         for task in result["tasks"]:
             assert 0 <= task["score"] <= task["max_score"]

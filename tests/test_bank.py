@@ -96,5 +96,5 @@ def test_a_patch_that_does_not_apply_is_an_error(tmp_path: Path, monkeypatch: py
         'task = "4.1"\nmisconception = "a"\nmisconception_zh = "b"\n[[edit]]\nfind = "no such"\nreplace = ""\n'
     )
     monkeypatch.setattr(bank, "BANK", tmp_path)
-    with pytest.raises(bank.BankError, match=r"week04/x.toml: must occur exactly once"):
+    with pytest.raises(bank.BankError, match=r"week04/mutants/x.toml: must occur exactly once"):
         bank.mutants(WEEK, REFERENCE)

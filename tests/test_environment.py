@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -36,18 +37,22 @@ def test_every_dependency_is_pinned() -> None:
 
 
 def test_every_import_is_declared() -> None:
-    import ast
-    import sys
+    dev = PROJECT["optional-dependencies"]["dev"]
+    _declared(PROJECT["dependencies"], "autograder", "solutions")
+    _declared([*PROJECT["dependencies"], *dev], "benchmarks")
 
+
+def _declared(names: list[str], *folders: str) -> None:
     found = set()
-    for path in [*(ROOT / "autograder").rglob("*.py"), *(ROOT / "solutions").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")]:
+    for path in [path for folder in folders for path in (ROOT / folder).rglob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
                 found |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 found.add(node.module.partition(".")[0])
-    own = {"autograder", "_pytest"} | {p.stem for p in (ROOT / "autograder" / "bank").rglob("*.py")}
-    declared = {normal(name) for name in PROJECT["dependencies"]}
+    places = (ROOT / "autograder" / "bank", ROOT / "benchmarks")
+    own = {"autograder", "_pytest"} | {path.stem for place in places for path in place.rglob("*.py")}
+    declared = {normal(name) for name in names}
     assert {normal(name) for name in found - own - set(sys.stdlib_module_names)} <= declared
 
 

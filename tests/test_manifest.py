@@ -115,6 +115,7 @@ def test_week_4_has_its_four_core_tasks() -> None:
     ]
     anchors = ["forward", "merge", "set-rank", "inject"]
     assert [t.lecture for t in four.core] == [f"course/week04/lecture.md#{anchor}" for anchor in anchors]
+    assert [(t.id, t.points) for t in four.tasks if t.stretch] == [("4.5", 0), ("4.6", 0), ("4.7", 0)]
     assert {"peft", "bitsandbytes"} <= set(four.hidden_packages)
     second = load().task("4.2")
     assert (second.week, second.number, four.folder) == (4, 2, "week04") and second is not four.core[0]
@@ -288,7 +289,7 @@ def test_load_does_not_depend_on_the_working_directory(tmp_path: Path) -> None:
 
 def test_a_stretch_task_without_points_is_not_core() -> None:
     four = parse(edited((week(4, "task"), [*RAW["week"][3]["task"], stretch()]))).week(4)
-    assert [t.id for t in four.tasks if t not in four.core] == ["4.99"] and len(four.core) == 4
+    assert [t.id for t in four.tasks if t not in four.core] == ["4.5", "4.6", "4.7", "4.99"] and len(four.core) == 4
 
 
 def test_limits_of_a_task_are_its_own_over_the_weeks_over_the_courses() -> None:
@@ -377,8 +378,9 @@ def test_the_syllabus_says_all_of_the_manifest(lang: Any) -> None:
     for w in course.weeks:
         assert [str(w.number), w.title.of(lang), w.practice.of(lang)] in rows
         assert (f"(exercises/{w.folder}/{w.stub})" in page) == bool(w.tasks)
+    suffix = {"en": " (stretch, no marks)", "zh": "（拓展任务，不计分）"}[lang]
     for t in course.week(4).tasks:
-        assert [f"{t.id} {t.title.of(lang)}", str(t.points), str(t.minutes)] in rows
+        assert [f"{t.id} {t.title.of(lang)}{suffix if t.stretch else ''}", str(t.points), str(t.minutes)] in rows
     assert [row[1] for row in rows if row[-1].endswith("%")] == ["30%", "20%", "50%"]
 
 

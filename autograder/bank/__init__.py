@@ -5,6 +5,8 @@ the same misconceptions, and alternatives (right, written differently). Students
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,15 +52,65 @@ def alternatives(week: Week) -> list[Path]:
     return sorted((BANK / week.folder / "alternatives").glob(f"*/{week.stub}"))
 
 
+@dataclass(frozen=True, slots=True)
+class Heldout:
+    """Another spelling of a mutant's misconception, never replayed for diagnosis: its accuracy is measured on these.
+
+    Attributes:
+        name: the file's name without its ending.
+        mutant: whose misconception it should be told.
+        source: the whole stub file.
+        beside: a folder with the helper modules that it imports.
+    """
+
+    name: str
+    mutant: Mutant
+    source: str
+    beside: Path | None
+
+
+def heldout(week: Week, reference: str) -> list[Heldout]:
+    """The week's held-out spellings, by name: whole files, or patches of the reference or of an alternative.
+
+    Raises:
+        BankError: if a file is malformed, its patch does not apply, or it names no mutant of the week.
+    """
+    known = {m.name: m for m in mutants(week, reference)}
+    bases = {path.parent.name: path for path in alternatives(week)}
+    folder = BANK / week.folder / "heldout"
+    return [_heldout(path, known, reference, bases) for path in sorted([*folder.glob("*.py"), *folder.glob("*.toml")])]
+
+
 def _mutant(path: Path, reference: str) -> Mutant:
-    place = f"{path.parent.parent.name}/{path.name}"
-    try:
+    with _naming(path) as place:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
-        source = reference
-        for edit in data["edit"]:
-            if reference.count(edit["find"]) != 1:
-                raise BankError(f"{place}: must occur exactly once in the reference: {edit['find']!r}")
-            source = source.replace(edit["find"], edit["replace"])
+        source = _patched(reference, data["edit"], place)
         return Mutant(path.stem, data["task"], data["misconception"], data["misconception_zh"], source)
+
+
+def _heldout(path: Path, known: dict[str, Mutant], reference: str, bases: dict[str, Path]) -> Heldout:
+    with _naming(path) as place:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".py":
+            return Heldout(path.stem, known[text.partition("\n")[0].removeprefix("# mutant:").strip()], text, None)
+        data = tomllib.loads(text)
+        base = bases[data["of"]] if "of" in data else None
+        source = _patched(base.read_text(encoding="utf-8") if base else reference, data["edit"], place)
+        return Heldout(path.stem, known[data["mutant"]], source, base.parent if base else None)
+
+
+def _patched(source: str, edits: list[dict[str, str]], place: str) -> str:
+    for edit in edits:
+        if source.count(edit["find"]) != 1:
+            raise BankError(f"{place}: must occur exactly once in the file that it patches: {edit['find']!r}")
+        source = source.replace(edit["find"], edit["replace"])
+    return source
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[str]:
+    place = f"{path.parent.parent.name}/{path.parent.name}/{path.name}"
+    try:
+        yield place
     except (KeyError, TypeError, tomllib.TOMLDecodeError) as error:
         raise BankError(f"{place}: {type(error).__name__}: {error}") from None

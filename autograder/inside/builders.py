@@ -9,12 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-BUILDERS: dict[str, Callable[..., Any]] = {}
-
-
-def builder(function: Callable[..., Any]) -> Callable[..., Any]:
-    BUILDERS[function.__name__] = function
-    return function
+from autograder.inside.array_builders import builder
 
 
 @builder
@@ -138,3 +133,101 @@ def tiny_transformer(seed: int, vocabulary: int, width: int, blocks: int, share:
         for parameter in model.parameters():
             parameter.copy_(torch.from_numpy(0.5 * rng.standard_normal(tuple(parameter.shape))))
     return model
+
+
+class CountingBlock(nn.Module):
+    """A residual block with a frozen layer, two low-rank factors and dropout, that counts the calls of its forward."""
+
+    def __init__(self, width: int, dropout: float) -> None:
+        super().__init__()
+        self.base = nn.Linear(width, width).requires_grad_(False)
+        self.lora_A = nn.Parameter(torch.empty(2, width))
+        self.lora_B = nn.Parameter(torch.empty(width, 2))
+        self.dropout = nn.Dropout(dropout)
+        self.out = nn.Linear(width, width)
+        self.calls = 0
+
+    def forward(self, x: Tensor, context: Tensor | None = None, *, scale: float = 1.0) -> Tensor:
+        self.calls += 1
+        inner = x if context is None else x * context
+        inner = torch.tanh(self.base(inner) + inner @ self.lora_A.T @ self.lora_B.T)
+        result: Tensor = x + scale * self.out(self.dropout(inner))
+        return result
+
+
+@builder
+def counting_block(seed: int, width: int, dropout: float = 0.0) -> nn.Module:
+    """A float64 CountingBlock in training mode, its parameters drawn by NumPy."""
+    return _drawn(CountingBlock(width, dropout).double(), seed)
+
+
+class Adapted(nn.Module):
+    """Layers of an adapter class in a row, and trainable neighbours that are none."""
+
+    def __init__(self, cls: type[nn.Module], kind: str) -> None:
+        super().__init__()
+        layers = 1 if kind == "one layer" else 3
+        self.layers = nn.ModuleList(cls(nn.Linear(4, 4), rank=2, alpha=3.0).double() for _ in range(layers))
+        self.lora_B_norm = nn.LayerNorm(4) if kind == "a norm" else nn.Identity()
+        self.head = nn.Linear(4, 4) if kind != "one layer" else nn.Identity()
+        if kind == "shared":
+            self.layers.append(self.layers[0])  # one layer at two names
+            self.again = nn.Linear(4, 4, bias=False)
+            self.again.weight = self.head.get_parameter("weight")
+            self.layers[2].register_parameter("lora_B", self.layers[1].get_parameter("lora_B"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = torch.tanh(layer(x))
+        result: Tensor = self.head(self.lora_B_norm(x))
+        return result
+
+
+@builder
+def adapted(cls: type[nn.Module], seed: int, kind: str) -> nn.Module:
+    """A float64 model of `cls` layers whose bases are frozen, drawn by NumPy.
+
+    Args:
+        kind: "one layer"; "a head": three layers and a trainable Linear; "a norm": a trainable norm too, whose name only
+            begins like a factor's; "shared": a layer at two names, a factor of two layers, two tied weights;
+            "frozen": the first layer's factors and the head's bias are frozen.
+    """
+    model = Adapted(cls, kind).double()
+    for layer in model.layers:
+        layer.requires_grad_(False)
+        layer.lora_A.requires_grad_(True)
+        layer.lora_B.requires_grad_(True)
+    if kind == "frozen":
+        model.layers[0].requires_grad_(False)
+        model.head.bias.requires_grad_(False)
+    return _drawn(model, seed)
+
+
+def _drawn(module: nn.Module, seed: int) -> nn.Module:
+    """The module with normal parameters; the order is that of their names, which no class can choose."""
+    rng = np.random.Generator(np.random.PCG64(seed))
+    with torch.no_grad():
+        for _, parameter in sorted(module.named_parameters()):
+            parameter.copy_(torch.from_numpy(0.5 * rng.standard_normal(tuple(parameter.shape))))
+    return module
+
+
+@builder
+def injector(cls: type[nn.Module], places: dict[str, list[str]]) -> Callable[..., list[str]]:
+    """Stands in for an inject_lora that does not work yet: it is told where each target is, and finds nothing itself."""
+
+    def inject_lora(model: nn.Module, target_modules: Any, rank: int, alpha: float, dropout: float = 0.0) -> list[str]:
+        names = sorted(name for target in list(target_modules) for name in places.get(target, [""]))
+        if "" in names:
+            raise ValueError("a target matches no layer")
+        wrapped: dict[nn.Module, nn.Module] = {}
+        replaced = [name for name in names if type(model.get_submodule(name)) is nn.Linear]
+        model.requires_grad_(False)
+        for name in replaced:
+            layer = model.get_submodule(name)
+            model.set_submodule(name, wrapped.setdefault(layer, cls(layer, rank, alpha, dropout)))
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_("lora_" in name)
+        return replaced
+
+    return inject_lora

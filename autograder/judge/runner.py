@@ -287,6 +287,7 @@ class Runner:
     def _call(self, item: pytest.Function) -> BaseException | None:
         self._failure = None
         item._initrequest()
+        item.session._setupstate.teardown_exact(item)  # the last item may be of another file of checks
         # Any other item will do as the next one: pytest then keeps what the two share, the module, set up.
         other = next((i for i in self._all if i is not item), None)
         for report in runtestprotocol(item, log=False, nextitem=other):

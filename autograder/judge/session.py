@@ -176,7 +176,7 @@ class Session:
             case {"error": {"operation": int(index), "type": str(), "bases": list(), "message": str(), "where": list()} as error}:
                 if 0 <= index < len(doing) and all(type(s) is str for s in [*error["bases"], *error["where"]]):
                     failure = StudentError(error, doing[index])
-                    self.trace.append(f"{failure.type}: {failure.text}")
+                    self.trace.append(failure.type)  # not its text, whose words are the student's own
                     raise failure
         self.trace.append("wire")
         raise CheckFailed("your code answered in a form that the grader does not know", "error")

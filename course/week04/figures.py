@@ -148,7 +148,17 @@ def gradient_checkpointing() -> None:
     say("(1 + 1 + 1) / (1 + 1)", (1 + 1 + 1) / (1 + 1))
 
 
+def adapters() -> None:
+    """Parameters of an adapter and of LoRA at one width."""
+    width, bottleneck = 768, 64
+    say("d", width)
+    say("m", bottleneck)
+    print(f"2 m d + d + m = {2 * bottleneck * width + width + bottleneck}")
+    say("r", bottleneck)
+    print(f"r (d + d) = {bottleneck * (width + width)}")
+
+
 if __name__ == "__main__":
-    for section in (forward, merge, set_rank, inject, gradient_checkpointing):
+    for section in (forward, merge, set_rank, inject, gradient_checkpointing, adapters):
         print(f"[{section.__name__.replace('_', '-')}]")
         section()

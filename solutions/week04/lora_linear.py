@@ -1,9 +1,9 @@
 """Week 4: a LoRA layer whose rank can be changed, and its injection into a model.
 
-Complete the four tasks below, in any order; `autograder check 4` tells how far you are and
-`autograder check 4.2` checks one task alone. Each docstring is the contract: the checks use the names,
-shapes and errors that stand there and nothing else, so everything else is yours to choose. Helper
-functions, private attributes and helper modules beside this file are welcome.
+Complete tasks 4.1 to 4.4 below, in any order; 4.5 to 4.7 are stretch tasks, checked but without marks.
+`autograder check 4` tells how far you are and `autograder check 4.2` checks one task alone. Each docstring is
+the contract: the checks use the names, shapes and errors that stand there and nothing else, so everything else
+is yours to choose. Helper functions, private attributes and helper modules beside this file are welcome.
 
 Convention: y = W0 x + b + (alpha / rank) B A x, with A (rank x in_features) and B (out_features x rank),
 so the weight update is dW = (alpha / rank) B A. Source: Hu et al., "LoRA: Low-Rank Adaptation of Large
@@ -14,10 +14,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 
 class LoRALinear(nn.Module):
@@ -206,6 +208,229 @@ def inject_lora(
             module.lora_B.requires_grad_(True)
     return sorted(injected)
     ### END SOLUTION
+
+
+def checkpointed(block: nn.Module) -> nn.Module:
+    """Task 4.5 (stretch): a module that computes what `block` computes and keeps nothing from inside it.
+
+    Called in training mode with gradients enabled, the result keeps the arguments and the parameters, and no tensor
+    that arises inside `block`; back-propagation calls `block`'s forward a second time to get them again. So a pass
+    forward and back calls it exactly twice: once when the result is called, once more during the backward pass.
+
+    - The output and all gradients are those of `block`, also where no argument requires a gradient: behind a frozen
+      embedding none does, and the parameters inside still have to learn.
+    - The parameters of the result are those of `block`, the same objects, each of them once; how they are named is yours.
+      Training and evaluation mode of the result reach `block`.
+    - Random numbers too are those of `block`: from an equal state of torch's generator comes an equal output, the
+      second call draws the same dropout masks, and afterwards the generator stands where one call of `block` leaves it.
+    - Positional and keyword arguments of any kind are passed on, and tensors among them get their gradients.
+    - The result may be called several times before the first backward pass.
+    - Under `torch.no_grad()` it only computes: one call of `block`. Whether it recomputes in evaluation mode with
+      gradients enabled is yours, and so is whether the result is a new module or `block` with another forward.
+
+    Source: Chen et al., "Training Deep Nets with Sublinear Memory Cost", arXiv:1604.06174, section 3.
+    `torch.utils.checkpoint` may be used.
+
+    Args:
+        block: any module that returns one tensor.
+
+    Returns:
+        The module described above.
+    """
+    ### BEGIN SOLUTION 4.5
+    return _Checkpointed(block)
+    ### END SOLUTION
+
+
+### BEGIN SOLUTION 4.5
+class _Checkpointed(nn.Module):
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        # Reentrant checkpointing loses the parameters' gradients where no argument requires one.
+        return checkpoint(self.block, *args, use_reentrant=False, **kwargs)
+
+
+### END SOLUTION
+
+
+def lora_plus_groups(model: nn.Module, lr: float, ratio: float = 16.0) -> list[dict[str, Any]]:
+    """Task 4.6 (stretch): parameter groups with the two learning rates of LoRA+.
+
+    The lora_B of every LoRALinear layer gets lr * ratio; every other trainable parameter, lora_A included, gets lr.
+    What decides is the layer that holds a factor, not how a parameter is named. Each trainable parameter stands in
+    exactly one group, exactly once, also when it is shared or its layer stands at several names; frozen parameters,
+    frozen factors included, stand in none.
+
+    Source: Hayou et al., "LoRA+: Efficient Low Rank Adaptation of Large Models", arXiv:2402.12354, section 4, which
+    finds a ratio of about 16 to do well.
+
+    Args:
+        model: any module, with or without LoRALinear layers.
+        lr: rate of everything but the lora_B, greater than 0.
+        ratio: how many times faster the lora_B learn, greater than 0.
+
+    Returns:
+        Groups as `torch.optim` takes them: dicts with "params", a list of Parameters, and "lr", and no other option.
+        How many groups there are and in which order is yours; a group may be empty.
+
+    Raises:
+        ValueError: if lr or ratio is not greater than 0, or the model has no trainable parameter.
+    """
+    ### BEGIN SOLUTION 4.6
+    if lr <= 0 or ratio <= 0:
+        raise ValueError(f"lr and ratio must be greater than 0, not {lr} and {ratio}")
+    learning = [p for p in model.parameters() if p.requires_grad]  # parameters() lists a shared one once
+    if not learning:
+        raise ValueError("the model has no trainable parameter")
+    fast = {id(layer.lora_B) for layer in model.modules() if isinstance(layer, LoRALinear)}
+    slow_group = {"params": [p for p in learning if id(p) not in fast], "lr": lr}
+    fast_group = {"params": [p for p in learning if id(p) in fast], "lr": lr * ratio}
+    return [slow_group, fast_group]
+    ### END SOLUTION
+
+
+class AdapterLinear(nn.Module):
+    """A frozen `nn.Linear` with a bottleneck adapter behind it: h + up(gelu(down(h))) with h = base(x).
+
+    `PEFTApplier` puts it in place of a targeted layer. Source: Houlsby et al., "Parameter-Efficient Transfer Learning
+    for NLP", arXiv:1902.00751, section 2.1, whose start near the identity is exact here.
+
+    Attributes:
+        base: the `nn.Linear` that was passed in, the same object, its weight and bias frozen.
+        down: `nn.Linear` from out_features to size, with a bias.
+        up: `nn.Linear` from size to out_features, with a bias.
+
+    down and up are trainable and have base.weight's dtype and device.
+    """
+
+    def __init__(self, base: nn.Linear, size: int) -> None:
+        """Task 4.7 (stretch): freeze `base` and add the adapter.
+
+        At the start up.weight and up.bias are zero, so the layer begins as `base` exactly; down.weight is random (how it
+        is drawn is yours): were both zero, neither would ever move.
+
+        Args:
+            base: the layer that the adapter stands behind.
+            size: width of the bottleneck, at least 1.
+        """
+        super().__init__()
+        ### BEGIN SOLUTION 4.7
+        like = {"dtype": base.weight.dtype, "device": base.weight.device}
+        base.requires_grad_(False)
+        self.base = base
+        self.down = nn.Linear(base.out_features, size, **like)
+        self.up = nn.Linear(size, base.out_features, **like)
+        nn.init.zeros_(self.up.weight)
+        nn.init.zeros_(self.up.bias)
+        ### END SOLUTION
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Task 4.7 (stretch): h + up(gelu(down(h))) with h = base(x), and gelu the exact one (not its tanh estimate).
+
+        Args:
+            x: shape (..., in_features).
+
+        Returns:
+            Shape (..., out_features), dtype of x.
+        """
+        ### BEGIN SOLUTION 4.7
+        h = self.base(x)
+        return h + self.up(F.gelu(self.down(h)))
+        ### END SOLUTION
+
+
+class PEFTApplier:
+    """Freezes a model and adds one kind of trainable part to it: LoRA factors or bottleneck adapters.
+
+    Attributes:
+        trainable: int, elements of the model's trainable parameters after apply(), a shared parameter counted once.
+        total: int, elements of all its parameters after apply(), a shared one counted once, what was added included.
+    """
+
+    def __init__(self, model: nn.Module, method: str, target_modules: Iterable[str], size: int, alpha: float = 16.0) -> None:
+        """Task 4.7 (stretch): take the settings; the model is not changed yet.
+
+        Args:
+            model: the model to adapt.
+            method: "lora" or "adapter".
+            target_modules: names or dotted suffixes, matched as `inject_lora` matches them; only `nn.Linear` counts.
+            size: rank of the factors, or width of the adapters' bottleneck; at least 1.
+            alpha: as in LoRALinear; adapters do not use it.
+
+        Raises:
+            ValueError: if method is neither of the two, or size is less than 1.
+        """
+        ### BEGIN SOLUTION 4.7
+        if method not in ("lora", "adapter"):
+            raise ValueError(f'method must be "lora" or "adapter", not {method!r}')
+        if size < 1:
+            raise ValueError(f"size must be at least 1, not {size}")
+        self.model, self.method, self.targets = model, method, list(target_modules)
+        self.size, self.alpha = size, alpha
+        ### END SOLUTION
+
+    def apply(self) -> nn.Module:
+        """Task 4.7 (stretch): freeze the model, put a trainable layer at each targeted place, and count.
+
+        "lora" puts a LoRALinear there (call your `inject_lora`), "adapter" an AdapterLinear. A Linear that stands at
+        several names is wrapped once, and the one wrapper stands at each name that matches. Afterwards what was added is
+        trainable and nothing else is. Nothing inside a wrapper is ever wrapped; a second call changes nothing.
+
+        A model that was adapted by the other method already is outside of this contract.
+
+        Returns:
+            The model that was passed in, the same object.
+
+        Raises:
+            ValueError: if a target matches no layer, before anything is changed.
+        """
+        ### BEGIN SOLUTION 4.7
+        if self.method == "lora":
+            inject_lora(self.model, self.targets, self.size, self.alpha)
+        else:
+            _insert_adapters(self.model, self.targets, self.size)
+        counted = {id(p): p for p in self.model.parameters()}.values()
+        self.total = sum(p.numel() for p in counted)
+        self.trainable = sum(p.numel() for p in counted if p.requires_grad)
+        return self.model
+        ### END SOLUTION
+
+
+### BEGIN SOLUTION 4.7
+def _insert_adapters(root: nn.Module, targets: list[str], size: int) -> None:
+    places = dict(root.named_modules(remove_duplicate=False))
+    adapted = {name: layer for name, layer in places.items() if isinstance(layer, AdapterLinear)}
+    plan: list[str] = []
+    for target in targets:
+        hits = [
+            name
+            for name, place in places.items()
+            if name
+            and (name == target or name.endswith("." + target))
+            and isinstance(place, nn.Linear | AdapterLinear)
+            and name.rpartition(".")[0] not in adapted
+        ]
+        if not hits:
+            raise ValueError(f"no layer matches {target!r}")
+        plan += hits
+
+    root.requires_grad_(False)
+    adapter_of = {id(layer.base): layer for layer in adapted.values()}
+    for name in sorted(set(plan) - set(adapted)):
+        linear = places[name]
+        if id(linear) not in adapter_of:
+            adapter_of[id(linear)] = AdapterLinear(linear, size)
+        where, _, leaf = name.rpartition(".")
+        setattr(places[where], leaf, adapter_of[id(linear)])
+    for adapter in adapter_of.values():
+        adapter.down.requires_grad_(True)
+        adapter.up.requires_grad_(True)
+
+
+### END SOLUTION
 
 
 ### BEGIN SOLUTION 4.1

@@ -25,9 +25,9 @@ ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = ROOT / "solutions/week04/lora_linear.py"
 BANK = ROOT / "autograder/bank/week04"
 ALTERNATIVES = sorted(BANK.glob("alternatives/*/lora_linear.py"))
-MUTANTS = sorted(BANK.glob("mutants/*.toml"))
 HELDOUT = sorted(BANK.glob("heldout/*.py"))
 TASKS = ("4.1", "4.2", "4.3", "4.4")
+MUTANTS = [p for p in sorted(BANK.glob("mutants/*.toml")) if tomllib.loads(p.read_text("utf-8"))["task"] in TASKS]
 
 # in_features, out_features, rank, alpha: non-square both ways, the largest rank, alpha below and above rank.
 LADDER = [(1, 1, 1, 1.0), (3, 2, 1, 2.0), (5, 7, 2, 3.0), (8, 4, 4, 1.0), (6, 6, 3, 16.0), (17, 9, 5, 8.0)]

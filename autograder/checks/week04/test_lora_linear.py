@@ -193,7 +193,13 @@ def test_switches(student, oracle, rng):
 def dropped(lib: Session, case: Case, x: np.ndarray, p: float, training: bool) -> np.ndarray:
     layer = make(lib, case, dropout=p)
     layer.train(training)
-    return lib.read(layer(tensor(x)), (len(x), len(case.weight)))
+    return lib.read(layer(tensor(x)), (len(x), len(case.weight)), free=True)
+
+
+def mask_before(linear: np.ndarray, got: np.ndarray, undropped: np.ndarray) -> np.ndarray:
+    """What the input of a linear map (out, in) was multiplied by, elementwise, if it gave `got` in place of `undropped`."""
+    entered, right = (np.linalg.lstsq(linear, y.T, rcond=None)[0].T for y in (got, undropped))
+    return entered / right
 
 
 @check("4.1", weight=2, tier="advanced")
@@ -203,16 +209,23 @@ def test_dropout(student, oracle, rng):
     case = draw(rng, 5, 9, 5, 2.5, True)  # A square and B tall: what entered the branch can be recovered
     x = rng.standard_normal((200, 5))
     with at(f"{case.rung}, dropout={p}"):
-        still, kept = oracle(dropped, case, x, p, False), dropped(student, case, x, p, False)
-        close(kept, still, "layer(x) in eval mode")
+        still = oracle(dropped, case, x, p, False)
+        kept, again, got = (dropped(student, case, x, p, training) for training in (False, False, True))
         # The branch is linear: its output under a mask is the branch applied to the masked input, so the oracle's
-        # branch on the unit vectors leads back from the output to the input.
+        # outputs on the unit vectors lead back from the output to the input.
         base_only = oracle(output, case, x, True)
-        units = oracle(output, case, np.eye(5)) - oracle(output, case, np.eye(5), True)
-        change = dropped(student, case, x, p, True) - base_only
-        entered, *_ = np.linalg.lstsq(units.T, change.T, rcond=None)
-        close(units.T @ entered, change.T, "the branch's output in training mode, minus what its input explains", rtol=1e-7)
-        ratio = entered.T / x
+        whole = oracle(output, case, np.eye(5)).T - case.bias[:, None]
+        branch = whole - oracle(output, case, np.eye(5), True).T + case.bias[:, None]
+        # Places where a mask may act: the linear map behind each, and what is added after it. Only at the true place are the
+        # ratios those of a mask, of one or two values.
+        places = {"x": (whole, case.bias), "A": (branch, base_only), "B": (case.B, base_only), "y": (np.eye(9), base_only)}
+        masks = {place: mask_before(linear, got - rest, still - rest) for place, (linear, rest) in places.items()}
+        values = {place: np.unique(mask.round(4)) for place, mask in masks.items()}
+        student.note({place: found if len(found) <= 2 else "no mask" for place, found in values.items()})
+        student.note(kept if np.array_equal(kept, again) else "random in eval mode")
+        close(kept, still, "layer(x) in eval mode")
+        ratio, change = masks["A"], got - base_only
+        close(branch @ (x * ratio).T, change.T, "the branch's output in training mode, minus what its input explains", rtol=1e-7)
         survivors = np.abs(ratio - 1 / (1 - p)) < 1e-5
         demand(
             bool((survivors | (np.abs(ratio) < 1e-5)).all()),
@@ -235,9 +248,9 @@ def test_dtype(student, oracle, rng):
         with at(f"a base layer of dtype {dtype}"):
             base = student.build("linear", weight=tensor(case.weight, dtype), bias=tensor(case.bias, dtype))
             layer = student.LoRALinear(base, 2, 3.0)
-            student.read(layer.lora_A, case.A.shape, dtype)
-            student.read(layer.lora_B, case.B.shape, dtype)
-            student.read(layer(tensor(x, dtype)), (4, 5), dtype)
+            student.read(layer.lora_A, case.A.shape, dtype, free=True)
+            student.read(layer.lora_B, case.B.shape, dtype, free=True)
+            student.read(layer(tensor(x, dtype)), (4, 5), dtype, free=True)
 
 
 @check("4.1", weight=1, tier="advanced")
@@ -260,7 +273,8 @@ def test_base_is_kept(student, oracle, rng):
 @check("4.1", weight=1, tier="advanced")
 def test_refuses_bad_arguments(student, oracle, rng):
     """A rank outside 1 ... min(in_features, out_features), or a dropout outside [0, 1), is a ValueError."""
-    for rank, dropout in ((0, 0.0), (-2, 0.0), (4, 0.0), (2, 1.0), (2, -0.1)):
+    # A rank that is too large comes first: unchecked it raises nothing, while a rank of 0 may divide by zero.
+    for rank, dropout in ((4, 0.0), (0, 0.0), (-2, 0.0), (2, 1.0), (2, -0.1)):
         with at(f"in_features=5, out_features=3, rank={rank}, dropout={dropout}"):
             base = student.build("linear", weight=tensor(rng.standard_normal((3, 5))), bias=None)
             student.raises("ValueError", act=lambda b=base, r=rank, d=dropout: student.LoRALinear(b, r, 1.0, dropout=d))
@@ -268,10 +282,12 @@ def test_refuses_bad_arguments(student, oracle, rng):
 
 # --- task 4.2 ---
 
+DROPS_ALL = 1 - 1e-9  # so near 1 that an update that passes through dropout is zero, whatever the random numbers
+
 
 def weight_after(lib: Session, own: bool, case: Case, *calls: str, training: bool = False, dtype: str = "float64") -> np.ndarray:
     """base.weight, the Parameter that it was at first, after some calls of merge and unmerge."""
-    layer = make(lib, case._replace(weight=np.zeros_like(case.weight)), own, dropout=0.5, dtype=dtype)
+    layer = make(lib, case._replace(weight=np.zeros_like(case.weight)), own, dropout=DROPS_ALL, dtype=dtype)
     layer.train(training)
     weight = lib.keep(layer.base.weight)
     lib.write(weight, case.weight, dtype)  # as a checkpoint that is loaded into a wrapped model would
@@ -342,7 +358,7 @@ def test_merge_in_training_mode(student, oracle, rng):
     """Training mode and dropout make no difference to what is merged."""
     own = own_state(student, oracle)
     case = draw(rng, *LADDER[2])
-    with at(f"{case.rung}, dropout=0.5, training mode"):
+    with at(f"{case.rung}, dropout={DROPS_ALL}, training mode"):
         got = weight_after(student, own, case, "merge", training=True)
         close(got, oracle(weight_after, True, case, "merge"), "base.weight after merge()")
 
@@ -383,8 +399,8 @@ def update(lib: Session, case: Case) -> np.ndarray:
     return output(lib, case._replace(weight=np.zeros_like(case.weight), bias=None), units)
 
 
-# rank -> new rank, on a layer of 7 x 5
-GROW, SHRINK = ((1, 2), (2, 3), (2, 5)), ((2, 1), (4, 2), (5, 3))
+# rank -> new rank, on a layer of 7 x 5. The first dW to be shrunk has no singular value 0, whose vectors are arbitrary.
+GROW, SHRINK = ((1, 2), (2, 3), (2, 5)), ((5, 3), (4, 2), (2, 1))
 
 
 def spectral(rng, rank: int) -> Case:
@@ -403,9 +419,9 @@ def test_growing_keeps_the_function(student, oracle, rng):
         case = spectral(rng, rank)
         with at(f"rank {rank}, set_rank({new_rank})"):
             A, B = factors_after(student, own, case, new_rank)
-            got = oracle(update, case._replace(A=A, B=B))
-            student.note(got)
-            close(got, oracle(update, case), "dW (transposed) after set_rank()")
+            # The new rows are random, so what the old ones make, and which of the new entries are zero.
+            student.note([B[:, :rank] @ A[:rank], bool(A[rank:].any()), bool(B[:, rank:].any())])
+            close(oracle(update, case._replace(A=A, B=B)), oracle(update, case), "dW (transposed) after set_rank()")
 
 
 @check("4.3", weight=3, gate=True)
@@ -419,8 +435,19 @@ def test_shrinking_is_the_best_truncation(student, oracle, rng):
             best_A, best_B = oracle(factors_after, True, case, new_rank)
             want = oracle(update, case._replace(A=best_A, B=best_B))
             got = oracle(update, case._replace(A=A, B=B))
-            student.note(got)
+            # Not dW itself: put together wrongly, it depends on the signs that the SVD happened to take.
+            student.note([spectrum(got), same_rows(got, want), same_rows(got.T, want.T)])
             close(got, want, "dW (transposed) after set_rank()", rtol=1e-7)
+
+
+def spectrum(matrix: np.ndarray) -> np.ndarray:
+    values: np.ndarray = np.linalg.svd(matrix, compute_uv=False)
+    return values
+
+
+def same_rows(first: np.ndarray, second: np.ndarray) -> bool:
+    """Whether the rows of two matrices span the same space."""
+    return len({int(np.linalg.matrix_rank(m, tol=1e-6)) for m in (first, second, np.vstack([first, second]))}) == 1
 
 
 @check("4.3", weight=2)
@@ -461,7 +488,7 @@ def test_new_directions_can_learn(student, oracle, rng):
         with at(f"rank {rank}, set_rank({new_rank})"):
             A, _ = factors_after(student, own, spectral(rng, rank), new_rank)
             found = int(np.linalg.matrix_rank(A))
-            student.note(found)
+            student.note([found, bool(A[rank:].any())])
             demand(found == new_rank, f"lora_A has {found} linearly independent rows\n  expected: {new_rank}")
 
 
@@ -474,8 +501,8 @@ def test_new_factors_are_trainable(student, oracle, rng):
             with at(f"rank {rank}, set_rank({new_rank}), {dtype}"):
                 layer = make(student, spectral(rng, rank), own, dtype=dtype)
                 layer.set_rank(new_rank)
-                student.read(layer.lora_A, (new_rank, 5), dtype)
-                student.read(layer.lora_B, (7, new_rank), dtype)
+                student.read(layer.lora_A, (new_rank, 5), dtype, free=True)
+                student.read(layer.lora_B, (7, new_rank), dtype, free=True)
                 names = student.names_of("trainable_names", layer)
                 equal(names, ["lora_A", "lora_B"], "the list of trainable parameters after set_rank()")
 
@@ -484,7 +511,7 @@ def test_new_factors_are_trainable(student, oracle, rng):
 def test_set_rank_refuses(student, oracle, rng):
     """A rank out of range is a ValueError; changing the rank of a merged layer is a RuntimeError."""
     own = own_state(student, oracle)
-    for new_rank in (0, -1, 6):
+    for new_rank in (6, 0, -1):  # first the one that raises nothing where it is not checked
         with at(f"in_features=5, out_features=7, set_rank({new_rank})"):
             layer = make(student, spectral(rng, 2), own)
             student.raises("ValueError", act=lambda layer=layer, n=new_rank: layer.set_rank(n))
@@ -526,6 +553,8 @@ def function(
     """
     model, _ = inject(lib, own, seed, share, *calls)
     names = lib.names_of("modules_of_type", model, lib.LoRALinear)
+    if share:  # which block keeps a layer that was missed is not evidence
+        lib.trace[-1] = sorted(name.removeprefix("block.").lstrip("0123456789") for name in names)
     if names != sorted(factors):
         return names, None
     for name, (A, B) in factors.items():
@@ -580,7 +609,14 @@ def test_only_factors_are_trainable(student, oracle, rng):
 
 
 def returned_names(lib: Session, own: bool, seed: int, *calls: tuple[list[str], object]) -> list[list[str]]:
-    return [lib.names(names) for names in inject(lib, own, seed, False, *calls)[1]]
+    return [listed(lib, names) for names in inject(lib, own, seed, False, *calls)[1]]
+
+
+def listed(lib: Session, handle: Handle) -> list[str]:
+    """The names, of whose order only this is evidence: whether it is right."""
+    names = lib.names(handle)
+    lib.trace[-1] = [sorted(names), names == sorted(names)]
+    return names
 
 
 @check("4.4", weight=1)
@@ -588,7 +624,7 @@ def test_returns_the_names(student, oracle, rng):
     """The call returns the full names of the modules that it replaced, sorted."""
     own = own_layer(student, oracle)
     seed = int(rng.integers(2**31))
-    for targets in (["q"], ["v", "mlp.2", "q", "k"]):
+    for targets in (["block.1.attn.q"], ["v", "mlp.2", "q", "k"]):
         with at(f"target_modules={targets}"):
             got = returned_names(student, own, seed, (targets, 2))
             equal(got, oracle(returned_names, own, seed, (targets, 2)), "what inject_lora returned")
@@ -602,15 +638,31 @@ def test_second_call(student, oracle, rng):
         with at(f"target_modules={first}, then {second}"):
             compare(student, oracle, rng, False, (first, 2), (second, 2))
             seed = int(rng.integers(2**31))
-            got, got_trainable = both_calls(student, own, seed, first, second)
-            want, want_trainable = oracle(both_calls, own, seed, first, second)
-            equal(got, want, "what the two calls returned")
-            equal(got_trainable, want_trainable, "the list of trainable parameters after both calls")
+            factors = draw_factors(rng, oracle(places, own, seed, False, (first, 2)), 2)
+            names, trainable, after = both_calls(student, own, seed, first, second, factors)
+            want_names, want_trainable, _ = oracle(both_calls, own, seed, first, second, factors)
+            equal(names, want_names, "what the two calls returned")
+            equal(trainable, want_trainable, "the list of trainable parameters after both calls")
+            for name, (A, B) in factors.items():
+                close(after[name][0], A, f"{name}.lora_A, written before the second call", rtol=0)
+                close(after[name][1], B, f"{name}.lora_B, written before the second call", rtol=0)
 
 
-def both_calls(lib: Session, own: bool, seed: int, first: list[str], second: list[str]) -> tuple[list[list[str]], list[str]]:
-    model, returned = inject(lib, own, seed, False, (first, 2), (second, 2))
-    return [lib.names(names) for names in returned], lib.names_of("trainable_names", model)
+def both_calls(
+    lib: Session, own: bool, seed: int, first: list[str], second: list[str], factors: dict
+) -> tuple[list[list[str]], list[str], dict[str, tuple[np.ndarray, np.ndarray]]]:
+    """What the calls return, what is trainable in the end, and the first call's factors that were written between them."""
+    model, returned = inject(lib, own, seed, False, (first, 2))
+    for name, (A, B) in factors.items():
+        lib.write(model.get_submodule(name).lora_A, A)
+        lib.write(model.get_submodule(name).lora_B, B)
+    returned.append(lib.inject_lora(model, second, rank=2, alpha=3.0))
+    after = {}
+    for name, (A, B) in factors.items():
+        layer = model.get_submodule(name)
+        after[name] = lib.read(layer.lora_A, A.shape, free=True), lib.read(layer.lora_B, B.shape, free=True)
+        lib.note([bool((a == b).all()) for a, b in zip(after[name], (A, B), strict=True)])
+    return [listed(lib, names) for names in returned], lib.names_of("trainable_names", model), after
 
 
 def ranks(lib: Session, own: bool, seed: int, targets: list[str], rank: dict[str, int]) -> dict[str, float]:
@@ -623,7 +675,7 @@ def test_rank_of_each_target(student, oracle, rng):
     """`rank` may give a rank to each target; where several match a name, the longest counts."""
     own = own_layer(student, oracle)
     seed = int(rng.integers(2**31))
-    for rank in ({"q": 1, "o": 3}, {"q": 1, "1.attn.q": 2, "mlp.0": 4}, {"block.0.attn.v": 2, "v": 1}):
+    for rank in ({"q": 1, "o": 3}, {"1.attn.q": 2, "q": 1, "block.1.attn.q": 3, "mlp.0": 4}, {"block.0.attn.v": 2, "v": 1}):
         with at(f"target_modules={list(rank)}, rank={rank}"):
             equal(
                 ranks(student, own, seed, list(rank), rank), oracle(ranks, own, seed, list(rank), rank), "the ranks of the layers"

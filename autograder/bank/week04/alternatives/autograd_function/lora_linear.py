@@ -145,3 +145,131 @@ def inject_lora(model, target_modules, rank, alpha, dropout=0.0):
         for factor in (layer.lora_A, layer.lora_B):
             factor.requires_grad_(True)
     return sorted(plan)
+
+
+class _Recompute(torch.autograd.Function):
+    """Runs a function without a graph, and once more with one when its gradient is asked for."""
+
+    @staticmethod
+    def forward(ctx, run, count, *tensors):
+        ctx.run, ctx.count = run, count
+        ctx.generator = torch.get_rng_state()
+        ctx.save_for_backward(*tensors)
+        with torch.no_grad():
+            return run(*tensors[:count])
+
+    @staticmethod
+    def backward(ctx, grad):
+        tensors = ctx.saved_tensors
+        given = [t.detach().requires_grad_(t.requires_grad) for t in tensors[: ctx.count]]
+        with torch.random.fork_rng(devices=[]), torch.enable_grad():
+            torch.set_rng_state(ctx.generator)
+            y = ctx.run(*given)
+        wanted = [t for t in (*given, *tensors[ctx.count :]) if t.requires_grad]
+        found = iter(torch.autograd.grad(y, wanted, grad, allow_unused=True))
+        return None, None, *(next(found) if needed else None for needed in ctx.needs_input_grad[2:])
+
+
+class _Recomputed(nn.Module):
+    def __init__(self, block):
+        super().__init__()
+        self.add_module("block", block)
+
+    def forward(self, *args, **kwargs):
+        if not torch.is_grad_enabled():
+            return self.block(*args, **kwargs)
+        block, values = self.block, [*args, *kwargs.values()]
+        given = [v for v in values if torch.is_tensor(v)]
+        learning = [p for p in block.parameters() if p.requires_grad]
+
+        def run(*tensors):
+            source = iter(tensors)
+            filled = [next(source) if torch.is_tensor(v) else v for v in values]
+            places, names = filled[: len(args)], dict(zip(kwargs, filled[len(args) :], strict=True))
+            return block(*places, **names)
+
+        return _Recompute.apply(run, len(given), *given, *learning)
+
+
+def checkpointed(block):
+    return _Recomputed(block)
+
+
+def lora_plus_groups(model, lr, ratio=16.0):
+    if not (lr > 0 and ratio > 0):
+        raise ValueError("lr and ratio are positive")
+    groups, seen = [], set()
+    for module in model.modules():
+        factor = module.lora_B if isinstance(module, LoRALinear) else None
+        if factor is not None and factor.requires_grad and factor not in seen:
+            seen.add(factor)
+            groups.append({"params": [factor], "lr": ratio * lr})
+    rest = [p for p in model.parameters() if p.requires_grad and p not in seen]
+    if rest:
+        groups.append({"params": rest, "lr": lr})
+    if not groups:
+        raise ValueError("everything is frozen")
+    return groups
+
+
+class AdapterLinear(nn.Module):
+    def __init__(self, base, size):
+        super().__init__()
+        for p in base.parameters():
+            p.requires_grad_(False)
+        self.base = base
+        width = base.weight.shape[0]
+        self.down = nn.Linear(width, size)
+        self.up = nn.Linear(size, width)
+        with torch.no_grad():
+            for p in self.up.parameters():
+                p.zero_()
+        self.down.to(base.weight)
+        self.up.to(base.weight)
+
+    def forward(self, x):
+        h = self.base(x)
+        return F.linear(F.gelu(F.linear(h, self.down.weight, self.down.bias)), self.up.weight, self.up.bias) + h
+
+
+class PEFTApplier:
+    def __init__(self, model, method, target_modules, size, alpha=16.0):
+        makers = {"lora": lambda linear: LoRALinear(linear, size, alpha), "adapter": lambda linear: AdapterLinear(linear, size)}
+        if method not in makers:
+            raise ValueError(f"known methods: {', '.join(makers)}")
+        if size <= 0:
+            raise ValueError("the size is positive")
+        self.model, self.targets = model, tuple(target_modules)
+        self.kind = LoRALinear if method == "lora" else AdapterLinear
+        self.make = makers[method]
+
+    def _walk(self, parent, path, found):
+        for key, child in parent._modules.items():
+            full = [*path, key]
+            if isinstance(child, (nn.Linear, self.kind)):
+                found.append((parent, key, child, ".".join(full)))
+            if child is not None and not isinstance(child, self.kind):
+                self._walk(child, full, found)
+        return found
+
+    def apply(self):
+        sites = self._walk(self.model, [], [])
+        hits = {t: [s for s in sites if _ends_with(s[3], t)] for t in self.targets}
+        for target, there in hits.items():
+            if not there:
+                raise ValueError(f"unknown target {target}")
+        for p in self.model.parameters():
+            p.requires_grad = False
+        layers = {m.base: m for m in self.model.modules() if isinstance(m, self.kind)}
+        for there in hits.values():
+            for parent, key, child, _ in there:
+                if isinstance(child, nn.Linear):
+                    if child not in layers:
+                        layers[child] = self.make(child)
+                    setattr(parent, key, layers[child])
+        for layer in layers.values():
+            for name, p in layer.named_parameters():
+                p.requires_grad = not name.startswith("base.")
+        self.trainable = sum(p.numel() for p in set(self.model.parameters()) if p.requires_grad)
+        self.total = sum(p.numel() for p in set(self.model.parameters()))
+        return self.model

@@ -5,6 +5,7 @@ from collections import defaultdict
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 
 def checked_rank(rank, linear):
@@ -111,3 +112,100 @@ def inject_lora(model, target_modules, rank, alpha, dropout=0.0):
         layer.lora_A.requires_grad = True
         layer.lora_B.requires_grad = True
     return sorted(names)
+
+
+def checkpointed(block):
+    """The block itself, with another forward."""
+    inside = block.forward
+
+    def forward(*args, **kwargs):
+        if block.training and torch.is_grad_enabled():
+            return checkpoint(inside, *args, use_reentrant=False, **kwargs)
+        return inside(*args, **kwargs)
+
+    block.forward = forward
+    return block
+
+
+def lora_plus_groups(model, lr, ratio=16.0):
+    if lr <= 0:
+        raise ValueError("lr")
+    if ratio <= 0:
+        raise ValueError("ratio")
+    rate = {}
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            rate[parameter] = lr
+    for layer in model.modules():
+        if isinstance(layer, LoRALinear) and layer.lora_B in rate:
+            rate[layer.lora_B] = lr * ratio
+    if not rate:
+        raise ValueError("model")
+    return [{"params": [parameter], "lr": value} for parameter, value in rate.items()]
+
+
+class AdapterLinear(nn.Module):
+    def __init__(self, base, size):
+        super().__init__()
+        self.base = base
+        self.base.requires_grad_(False)
+        weight = base.weight.detach()
+        self.down = nn.Linear(base.out_features, size).type(weight.dtype)
+        self.up = nn.Linear(size, base.out_features).type(weight.dtype)
+        self.up.load_state_dict({k: torch.zeros_like(v) for k, v in self.up.state_dict().items()})
+        self.activation = nn.GELU()
+
+    def forward(self, x):
+        out = self.base(x)
+        return torch.add(out, self.up(self.activation(self.down(out))))
+
+
+class PEFTApplier:
+    """apply() decides everything in one list of (parent, attribute, linear)."""
+
+    def __init__(self, model, method, target_modules, size, alpha=16.0):
+        if method != "lora" and method != "adapter":
+            raise ValueError(method)
+        if not size >= 1:
+            raise ValueError(size)
+        self.__dict__.update(model=model, method=method, target_modules=set(target_modules), size=size, alpha=alpha)
+
+    def apply(self):
+        if self.method == "lora":
+            inject_lora(model=self.model, target_modules=self.target_modules, rank=self.size, alpha=self.alpha)
+        else:
+            self.adapt()
+        return self.model
+
+    def adapt(self):
+        modules = dict(self.model.named_modules(remove_duplicate=False))
+        missing = set(self.target_modules)
+        chosen = []
+        for name, module in modules.items():
+            parent, _, attribute = name.rpartition(".")
+            suffixes = {name[i:] for i in range(len(name)) if i == 0 or name[i - 1] == "."}
+            hits = suffixes & self.target_modules
+            if hits and isinstance(module, (nn.Linear, AdapterLinear)) and not isinstance(modules[parent], AdapterLinear):
+                missing -= hits
+                if isinstance(module, nn.Linear):
+                    chosen.append((modules[parent], attribute, module))
+        if missing:
+            raise ValueError(missing)
+        for parameter in self.model.parameters():
+            parameter.requires_grad = False
+        adapters = {module.base: module for module in modules.values() if isinstance(module, AdapterLinear)}
+        for parent, attribute, linear in chosen:
+            if linear not in adapters:
+                adapters[linear] = AdapterLinear(linear, self.size)
+            setattr(parent, attribute, adapters[linear])
+        for adapter in adapters.values():
+            for part in (adapter.down, adapter.up):
+                part.requires_grad_()
+
+    @property
+    def trainable(self):
+        return sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+
+    @property
+    def total(self):
+        return sum(p.numel() for p in self.model.parameters())

@@ -139,3 +139,123 @@ def inject_lora(
         layer.lora_A.requires_grad_()
         layer.lora_B.requires_grad_()
     return sorted(replaced)
+
+
+class _OnTheWayBack(nn.Module):
+    """Keeps what autograd would save as numbers only, and runs the block again to find it."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, *args: object, **kwargs: object) -> Tensor:
+        if not torch.is_grad_enabled():
+            return self.block(*args, **kwargs)
+        state = torch.get_rng_state()
+        count = 0
+        found: list[Tensor] = []
+
+        def pack(_: Tensor) -> int:
+            nonlocal count
+            count += 1
+            return count - 1
+
+        def unpack(index: int) -> Tensor:
+            if not found:
+                later = torch.get_rng_state()
+                torch.set_rng_state(state)
+                with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(found.append, found.__getitem__):
+                    self.block(*args, **kwargs)
+                torch.set_rng_state(later)
+            return found[index].detach()
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+            return self.block(*args, **kwargs)
+
+
+def checkpointed(block: nn.Module) -> nn.Module:
+    return _OnTheWayBack(block)
+
+
+def lora_plus_groups(model: nn.Module, lr: float, ratio: float = 16.0) -> list[dict]:
+    if lr <= 0 or ratio <= 0:
+        raise ValueError("lr, ratio: greater than 0")
+    layers = {name for name, m in model.named_modules(remove_duplicate=False) if isinstance(m, LoRALinear)}
+    factors = {f"{name}.lora_B" if name else "lora_B" for name in layers}
+    names: dict[nn.Parameter, set[str]] = {}
+    for name, p in model.named_parameters(remove_duplicate=False):
+        if p.requires_grad:
+            names.setdefault(p, set()).add(name)
+    if len(names) == 0:
+        raise ValueError("model: no trainable parameter")
+    fast = [p for p, known in names.items() if known & factors]
+    slow = [p for p, known in names.items() if not known & factors]
+    return [{"params": fast, "lr": lr * ratio}, {"params": slow, "lr": lr}]
+
+
+class AdapterLinear(nn.Module):
+    def __init__(self, base: nn.Linear, size: int) -> None:
+        super().__init__()
+        self.base = base
+        self.base.weight.requires_grad_(False)
+        if self.base.bias is not None:
+            self.base.bias.requires_grad_(False)
+        self.down = nn.Linear(base.out_features, size, device=base.weight.device, dtype=base.weight.dtype)
+        self.up = nn.Linear(size, base.out_features, device=base.weight.device, dtype=base.weight.dtype)
+        for p in self.up.parameters():
+            nn.init.constant_(p, 0.0)
+        nn.init.kaiming_uniform_(self.down.weight, a=math.sqrt(5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.base(x)
+        residual = x
+        x = nn.functional.gelu(self.down(x), approximate="none")
+        return residual + self.up(x)
+
+
+class PEFTApplier:
+    _METHODS = ("lora", "adapter")
+
+    def __init__(self, model: nn.Module, method: str, target_modules: Iterable[str], size: int, alpha: float = 16.0) -> None:
+        if method not in self._METHODS or int(size) < 1:
+            raise ValueError(f"method: one of {self._METHODS}; size: at least 1")
+        self._model, self._method, self._size, self._alpha = model, method, size, alpha
+        self._targets = list(target_modules)
+
+    def apply(self) -> nn.Module:
+        getattr(self, f"_{self._method}")()
+        distinct = {p.data_ptr(): p for p in self._model.parameters() if p.numel()}
+        self.total = sum(math.prod(p.shape) for p in distinct.values())
+        self.trainable = sum(math.prod(p.shape) for p in distinct.values() if p.requires_grad)
+        return self._model
+
+    def _lora(self) -> None:
+        inject_lora(self._model, iter(self._targets), self._size, self._alpha)
+
+    def _adapter(self) -> None:
+        sites = [s for s in _adapter_sites(self._model, "") if isinstance(s[3], (nn.Linear, AdapterLinear))]
+        chosen = [s for s in sites if _best(s[2], self._targets) is not None]
+        for target in self._targets:
+            if not any(full == target or full.endswith("." + target) for _, _, full, _ in chosen):
+                raise ValueError(f"{target!r} matches no linear layer")
+        for p in self._model.parameters():
+            p.requires_grad_(False)
+        memo: dict[nn.Module, AdapterLinear] = {m.base: m for m in self._model.modules() if isinstance(m, AdapterLinear)}
+        for parent, name, _, child in chosen:
+            if not isinstance(child, AdapterLinear):
+                memo.setdefault(child, AdapterLinear(child, self._size))
+                setattr(parent, name, memo[child])
+        for layer in memo.values():
+            for p in (*layer.down.parameters(), *layer.up.parameters()):
+                p.requires_grad_(True)
+
+
+def _adapter_sites(module: nn.Module, prefix: str) -> Iterator[tuple[nn.Module, str, str, nn.Module]]:
+    """As _sites, without entering an AdapterLinear."""
+    if isinstance(module, AdapterLinear):
+        return
+    for name, child in module._modules.items():
+        if child is not None:
+            full = f"{prefix}.{name}" if prefix else name
+            yield module, name, full, child
+            yield from _adapter_sites(child, full)

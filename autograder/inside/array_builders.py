@@ -1,0 +1,40 @@
+"""Objects that a check asks for by name and that need NumPy alone; they exist in the worker only, never on the wire."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+BUILDERS: dict[str, Callable[..., Any]] = {}
+
+
+def builder(function: Callable[..., Any]) -> Callable[..., Any]:
+    BUILDERS[function.__name__] = function
+    return function
+
+
+@builder
+def rank1_stand_ins() -> dict[str, Callable[..., Any]]:
+    """Stand-ins for a rank-1 layer's forward and gradients that do not work yet.
+
+    The loss is quadratic in each of the two vectors, so a central difference has no error but rounding.
+    """
+
+    def forward(W0: np.ndarray, b: np.ndarray, a: np.ndarray, alpha: float, X: np.ndarray) -> np.ndarray:
+        result: np.ndarray = X @ (W0 + alpha * b[:, None] * a).T
+        return result
+
+    def gradients(
+        W0: np.ndarray, b: np.ndarray, a: np.ndarray, alpha: float, X: np.ndarray, Y: np.ndarray
+    ) -> tuple[float, np.ndarray, np.ndarray]:
+        def loss(b: np.ndarray, a: np.ndarray) -> float:
+            return float(((forward(W0, b, a, alpha, X) - Y) ** 2).sum()) / (2 * len(X))
+
+        units_b, units_a = np.eye(len(b)), np.eye(len(a))
+        by_b = [(loss(b + unit, a) - loss(b - unit, a)) / 2 for unit in units_b]
+        by_a = [(loss(b, a + unit) - loss(b, a - unit)) / 2 for unit in units_a]
+        return loss(b, a), np.array(by_b), np.array(by_a)
+
+    return {"rank1_forward": forward, "rank1_gradients": gradients}
