@@ -21,6 +21,7 @@ students:     autograder check 4            check your week 4, on your machine
 instructors:  autograder grade submissions --week 4 --out results/week04
 authors:      autograder build              make stubs and syllabus from their sources
               autograder build --check      fail if anything is stale, leaked or scored wrongly
+              autograder selftest           grade the grader: wrong answers must lose points, right ones none
 """
 
 
@@ -104,6 +105,22 @@ def _parser() -> argparse.ArgumentParser:
     )
     build.add_argument("--check", action="store_true", help="change nothing; fail on drift, leaks, wrong scores")
     build.set_defaults(run=_build)
+
+    selftest = commands.add_parser(
+        "selftest",
+        help="grade the grader on answers that are known to be wrong or right",
+        description="For each week: the reference and the alternatives must score full and be told no misconception; every\n"
+        "mutant of the bank must lose points and be told its own; held-out spellings measure how many diagnoses are\n"
+        "right; and of the mutants that are generated from the reference 97 % must lose points. What survives is listed:\n"
+        "a check has to notice it, or autograder/bank/weekNN/equivalents.toml says why none may.",
+        formatter_class=formatter,
+    )
+    selftest.add_argument("--week", type=int, help="this week alone (default: all that have tasks)")
+    selftest.add_argument("--seed", type=int, default=0, help="what the inputs are drawn from (default 0)")
+    selftest.add_argument("--no-generated", action="store_true", help="leave out the generated mutants, which take longest")
+    selftest.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)")
+    selftest.add_argument("--quiet", action="store_true", help="no progress bar")
+    selftest.set_defaults(run=_selftest)
     return parser
 
 
@@ -181,6 +198,33 @@ def _build(arguments: argparse.Namespace) -> int:
         print(line)
     print(f"{len(found)} problems" if found else "all generated files are in order")
     return 1 if found else 0
+
+
+def _selftest(arguments: argparse.Namespace) -> int:
+    course = load()
+    weeks = [w for w in course.weeks if w.tasks] if arguments.week is None else [course.week(arguments.week)]
+    if arguments.jobs < 1:
+        raise UsageError("--jobs must be at least 1")
+    from tqdm import tqdm
+
+    from autograder import selftest
+
+    tqdm.monitor_interval = 0  # no thread of its own: this process is forked
+    mend = 0
+    for week in weeks:
+        if not week.tasks:
+            raise UsageError(f"week {week.number} has no tasks yet")
+        with tqdm(unit=" answer", desc=f"week {week.number}", disable=arguments.quiet, leave=False) as bar:
+
+            def progress(done: int, total: int, bar: tqdm[None] = bar) -> None:
+                bar.total = total
+                bar.update(done - bar.n)
+
+            generated = not arguments.no_generated
+            report = selftest.run(week, arguments.seed, generated=generated, jobs=arguments.jobs, progress=progress)
+        print("\n".join(report.lines()))
+        mend += len(report.problems)
+    return 1 if mend else 0
 
 
 def _what(course: Course, text: str) -> tuple[Week, list[Task]]:

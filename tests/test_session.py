@@ -157,12 +157,13 @@ def test_kept_handles_and_writes(session: Session) -> None:
 def test_traces_hold_what_was_seen(session: Session) -> None:
     session.number(session.whole)
     session.read(session.module.array, (2, 2), free=True)
+    session.read(session.parameter, (2,), "float32", free=True)
     session.note("free")
     with session.aside():
         session.number(session.real)
     with pytest.raises(CheckFailed):
         session.fail(), session.flush()
-    assert session.trace == [3, "free", "KeyError"]
+    assert session.trace == [3, [[2, 2], "float64"], [[2], "float32"], "free", "KeyError"]
 
 
 def test_comparisons() -> None:

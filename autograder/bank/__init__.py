@@ -81,6 +81,34 @@ def heldout(week: Week, reference: str) -> list[Heldout]:
     return [_heldout(path, known, reference, bases) for path in sorted([*folder.glob("*.py"), *folder.glob("*.toml")])]
 
 
+@dataclass(frozen=True, slots=True)
+class Equivalent:
+    """A generated change of the reference that no contract forbids, so that no check may notice it.
+
+    Attributes:
+        where, before, after: as in autograder.mutate.Generated.
+        reason: why a submission with it is right.
+    """
+
+    where: str
+    before: str
+    after: str
+    reason: str
+
+
+def equivalents(week: Week) -> list[Equivalent]:
+    """The changes listed by hand in the week's equivalents.toml, if it has one.
+
+    Raises:
+        BankError: if the file is malformed.
+    """
+    path = BANK / week.folder / "equivalents.toml"
+    if not path.is_file():
+        return []
+    with _naming(path):
+        return [Equivalent(**entry) for entry in tomllib.loads(path.read_text(encoding="utf-8")).get("equivalent", [])]
+
+
 def _mutant(path: Path, reference: str) -> Mutant:
     with _naming(path) as place:
         data = tomllib.loads(path.read_text(encoding="utf-8"))

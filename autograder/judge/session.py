@@ -251,14 +251,15 @@ class Session:
         """A snapshot of a tensor or array, of exactly this shape and dtype and finite, as a NumPy array.
 
         Args:
-            free: right answers differ in this value (a random start, say), so it is no evidence for a diagnosis;
-                `note` what follows from it instead.
+            free: right answers differ in this value (a random start, say), so only its shape and dtype are evidence
+                for a diagnosis; `note` what follows from it instead.
         """
         value = self._observe("read", handle._text, value=handle)
-        array = self._array(value, handle._text, shape, dtype)
-        if free:
-            self.trace.pop()
-        return array
+        if free and isinstance(value, wire.Tensor):
+            self.trace[-1] = [list(value.data.shape), value.dtype]
+        elif free and isinstance(value, np.ndarray):
+            self.trace[-1] = [list(value.shape), value.dtype.name]
+        return self._array(value, handle._text, shape, dtype)
 
     def note(self, value: Any) -> None:
         """Add to the trace what a check derived from a free observation."""
