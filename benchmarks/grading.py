@@ -1,10 +1,12 @@
-"""What grading costs: a class in the sandbox, the same checks without isolation, and one `python -m pytest` a submission.
+"""What grading costs: a class in the sandbox, the same checks without isolation, with one `python -m pytest` a submission,
+and with `nbgrader autograde`.
 
-    python benchmarks/grading.py [--students 300] [--pytest 6] [--jobs 2]
+    python benchmarks/grading.py [--students 300] [--pytest 6] [--nbgrader 6] [--jobs 2]
 
 The class is made of right answers, mutants and hostile submissions (tests/attacks). Bodies are the check functions
 themselves, the student's computation included, measured over a loopback; overhead is everything else that the sandboxed
-run of the same honest submissions spends, its workers, judges, start-up and diagnosis counted.
+run of the same honest submissions spends, its workers, judges, start-up and diagnosis counted. pytest and nbgrader take the
+first of the honest submissions.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+from nbgrader_course import Course, Timed, missing
 from tqdm import tqdm
 
 from autograder import bank, engine
@@ -139,6 +142,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--students", type=int, default=300)
     parser.add_argument("--pytest", type=int, default=6, help="how many submissions get a pytest process each")
+    parser.add_argument("--nbgrader", type=int, default=6, help="how many submissions nbgrader grades, in one command")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--week", type=int, default=4)
     parser.add_argument("--isolation", default="bwrap", choices=("bwrap", "process"))
@@ -198,19 +202,50 @@ def main() -> None:
         pytest_cpu = (cpu() - before) / len(sample)
         pytest_wall = (time.perf_counter() - began) / len(sample)
 
+        nbgrader = nbgraded(root / "nbgrader", week, honest[: arguments.nbgrader], summary) if arguments.nbgrader else None
+
     n = len(honest)
     print(f"{'CPU per submission':<44}{'ms':>9}{'ratio':>9}")
     rows = (
         ("check bodies alone", bodies / n),
         ("no isolation (pytest and codec, one process)", loop_cpu / n),
         (f"sandboxed ({arguments.isolation})", spent / n),
-        ("one `python -m pytest` each", pytest_cpu),
+        ("one `python -m pytest` each (no isolation)", pytest_cpu),
+        *([("nbgrader autograde (no isolation)", nbgrader.cpu)] if nbgrader else []),
     )
     for name, seconds in rows:
         print(f"{name:<44}{seconds * 1e3:>9.1f}{seconds * n / spent:>9.2f}")
     print(f"\noverhead beyond the check bodies: {(spent - bodies) / n * 1e3:.1f} ms of CPU a submission (aim 40)")
     print(f"total against no isolation: {spent / loop_cpu:.2f} times (aim 2)")
     print(f"one pytest each against the sandbox: {pytest_cpu * n / spent:.1f} times the CPU; {pytest_wall:.2f} s of wall time")
+    if nbgrader:
+        times = f"{nbgrader.cpu * n / spent:.1f} times the CPU; {nbgrader.wall:.2f} s of wall time"
+        print(f"nbgrader autograde against the sandbox: {times}")
+
+
+def nbgraded(folder: Path, week: Week, sample: list[Path], ours: engine.Summary) -> Timed | None:
+    """Seconds a submission by nbgrader, its command's own start taken off; says how its points agree with ours."""
+    if missing():
+        print("nbgrader is not installed (pip install nbgrader): its row is left out\n")
+        return None
+    folder.mkdir()
+    course = Course(folder, week, seed=1)
+    for stub in sample:
+        course.submit(stub.parent.name, stub)
+    whole = course.autograde(len(sample))
+    start = course.autograde(0)  # with nothing left to grade
+    print(f"nbgrader: {len(sample)} submissions, {whole.cpu:.1f} s of CPU, of which {start.cpu:.1f} for the command's own start")
+    known = {r["student"]: {t["id"]: t for t in r["tasks"]} for r in ours.results}
+    wanted = [(name, task, known[name][task], score) for name, row in course.scores().items() for task, score in row.items()]
+    partial = sum(0 < mine["score"] < mine["max_score"] for *_, mine, _ in wanted)
+    for name, task, mine, score in wanted:
+        if score != (mine["score"] if mine["score"] == mine["max_score"] else 0):
+            print(f"  {name}, task {task}: nbgrader gives {score:g} points, the sandbox {mine['score']:g}")
+    same = sum(score == mine["score"] for *_, mine, score in wanted)
+    print(
+        f"  the same points for {same} of {len(wanted)} tasks; a cell is all or nothing, so {len(partial)} partial ones are 0\n"
+    )
+    return Timed((whole.cpu - start.cpu) / len(sample), (whole.wall - start.wall) / len(sample))
 
 
 def print_parts(title: str, summary: engine.Summary, students: int) -> None:
