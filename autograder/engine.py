@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -186,7 +187,9 @@ def _pool(week: Week, seed: int, isolation: str, jobs: int, summary: Summary) ->
     """A sandbox that has passed its canary, and judges that were forked warm from this process."""
     _one_thread(week)
     runner = Runner(week, seed)
-    with contextlib.closing(sandbox.Zygotes(isolation, jobs, week.preload, week.hidden_packages)) as zygotes:
+    own = f"autograder.inside.{week.folder}"  # the week's own builders and probes, if it has any
+    preload = [*week.preload, own] if find_spec(own) else week.preload
+    with contextlib.closing(sandbox.Zygotes(isolation, jobs, preload, week.hidden_packages)) as zygotes:
         runner.run_in_pytest(runner.prepare)  # while the zygotes warm up
         zygotes.wait()
         summary.cpu_seconds["zygote"] += zygotes.cpu_seconds

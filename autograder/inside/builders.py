@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from autograder.inside.array_builders import builder
+from autograder.inside.registry import builder
 
 
 @builder

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from autograder.inside import wire
+from autograder.inside import registry, wire
 
 MODULE = 0  # the slot of the student's module
 _TEXT_LIMIT = 2_000
@@ -98,16 +98,10 @@ class Worker:
         self.slots[out] = self.unpack(function)(*self.unpack(args), **self.unpack(kwargs))
 
     def op_build(self, out: int, name: str, kwargs: dict[str, Any]) -> None:
-        from autograder.inside.array_builders import BUILDERS
-
-        if name not in BUILDERS:
-            import autograder.inside.builders  # noqa: F401  (adds its own; in a NumPy week there is no torch)
-        self.slots[out] = BUILDERS[name](**self.unpack(kwargs))
+        self.slots[out] = registry.find_builder(name)(**self.unpack(kwargs))
 
     def op_probe(self, name: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
-        from autograder.inside.probes import PROBES
-
-        return pack(PROBES[name](*self.unpack(args), **self.unpack(kwargs)))
+        return pack(registry.find_probe(name)(*self.unpack(args), **self.unpack(kwargs)))
 
     def op_set(self, target: Any, name: str, value: Any) -> None:
         setattr(self.unpack(target), name, self.unpack(value))

@@ -195,7 +195,7 @@ class Session:
         return Handle(self, wire.Ref(MODULE), "your module")
 
     def build(self, builder: str, **kwargs: Any) -> Handle:
-        """An object made in the worker by one of our named builders (autograder/inside/builders.py)."""
+        """An object made in the worker by one of our named builders (autograder/inside/registry.py)."""
         return self._result(builder, "build", name=builder, kwargs=kwargs)
 
     def keep(self, handle: Handle) -> Handle:
@@ -293,7 +293,7 @@ class Session:
         return _names(self.probe(probe, *args), probe)
 
     def probe(self, probe: str, *args: Any, **kwargs: Any) -> Any:
-        """Plain data from one of our probes (autograder/inside/probes.py), its tensors as (still untyped) values.
+        """Plain data from one of our probes (autograder/inside/registry.py), its tensors as (still untyped) values.
 
         Pass what comes back through `array` before it is compared.
         """

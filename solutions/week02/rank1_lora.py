@@ -59,9 +59,7 @@ def rank1_forward(W0: ndarray, b: ndarray, a: ndarray, alpha: float, X: ndarray)
     ### END SOLUTION
 
 
-def rank1_gradients(
-    W0: ndarray, b: ndarray, a: ndarray, alpha: float, X: ndarray, Y: ndarray
-) -> tuple[float, ndarray, ndarray]:
+def rank1_gradients(W0: ndarray, b: ndarray, a: ndarray, alpha: float, X: ndarray, Y: ndarray) -> tuple[float, ndarray, ndarray]:
     """Task 2.2: the loss of a rank-1 LoRA layer and its gradients by b and a, derived by hand.
 
     The loss is L = 1 / (2 n) sum_i ||yhat_i - y_i||^2, with Yhat the output of the layer: a mean over the n examples

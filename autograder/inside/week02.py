@@ -1,4 +1,4 @@
-"""Objects that a check asks for by name and that need NumPy alone; they exist in the worker only, never on the wire."""
+"""Builders of week 2, which has NumPy alone."""
 
 from __future__ import annotations
 
@@ -7,12 +7,7 @@ from typing import Any
 
 import numpy as np
 
-BUILDERS: dict[str, Callable[..., Any]] = {}
-
-
-def builder(function: Callable[..., Any]) -> Callable[..., Any]:
-    BUILDERS[function.__name__] = function
-    return function
+from autograder.inside.registry import builder
 
 
 @builder
