@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,12 @@ def bare_module(cls: type[nn.Module], attributes: dict[str, Any], parameters: di
     for name, tensor in parameters.items():
         setattr(module, name, nn.Parameter(tensor))
     return module
+
+
+@builder
+def generator(items: list[Any]) -> Iterator[Any]:
+    """An iterable that can be gone through only once."""
+    yield from items
 
 
 @builder

@@ -52,9 +52,7 @@ def rank1_forward(W0: ndarray, b: ndarray, a: ndarray, alpha: float, X: ndarray)
     raise NotImplementedError("Week 2, task 2: rank1_forward")
 
 
-def rank1_gradients(
-    W0: ndarray, b: ndarray, a: ndarray, alpha: float, X: ndarray, Y: ndarray
-) -> tuple[float, ndarray, ndarray]:
+def rank1_gradients(W0: ndarray, b: ndarray, a: ndarray, alpha: float, X: ndarray, Y: ndarray) -> tuple[float, ndarray, ndarray]:
     """Task 2.2: the loss of a rank-1 LoRA layer and its gradients by b and a, derived by hand.
 
     The loss is L = 1 / (2 n) sum_i ||yhat_i - y_i||^2, with Yhat the output of the layer: a mean over the n examples
@@ -157,4 +155,4 @@ def amplification_factor(W: ndarray, dW: ndarray, rank: int) -> float:
     """
     raise NotImplementedError("Week 2, task 6: amplification_factor")
 
-# stub f45f88bc3f81dda1
+# stub c557bbacd70dcd92

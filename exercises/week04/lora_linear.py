@@ -120,15 +120,16 @@ def inject_lora(
 
     A target t matches a module whose full dotted name is t or ends with "." + t: "q" matches "q" and "block.0.q",
     not "block.0.qkv" and not "seq". Only `nn.Linear` is replaced; other modules of a matching name are left. A
-    Linear that stands at several names is wrapped once, and the one LoRALinear stands at each name that matches.
-    Nothing inside a LoRALinear is ever wrapped, so a second call with the same targets changes nothing.
+    Linear that stands at several names is wrapped once, and the one LoRALinear stands at each name that matches, also
+    where only a later call's targets match it. Nothing inside a LoRALinear is ever wrapped, so a second call with the same targets changes
+    nothing.
 
     When it returns, the factors of all LoRALinear layers in the model are trainable and nothing else is:
     embeddings, norms and layers that were not targeted are frozen too.
 
     Args:
         model: any module; it is not itself replaced.
-        target_modules: names or dotted suffixes.
+        target_modules: names or dotted suffixes, in any iterable, a generator included.
         rank: one rank for all, or a rank for each target. Where several targets match a name, the longest counts.
         alpha: as in LoRALinear, the same for all.
         dropout: as in LoRALinear, the same for all.
@@ -266,8 +267,9 @@ class PEFTApplier:
         """Task 4.7 (stretch): freeze the model, put a trainable layer at each targeted place, and count.
 
         "lora" puts a LoRALinear there (call your `inject_lora`), "adapter" an AdapterLinear. A Linear that stands at
-        several names is wrapped once, and the one wrapper stands at each name that matches. Afterwards what was added is
-        trainable and nothing else is. Nothing inside a wrapper is ever wrapped; a second call changes nothing.
+        several names is wrapped once, and the one wrapper stands at each name that matches, also where only the targets
+        of a later PEFTApplier match it. Afterwards what was added is trainable and nothing else is. Nothing inside a
+        wrapper is ever wrapped; a second call changes nothing.
 
         A model that was adapted by the other method already is outside of this contract.
 
@@ -279,4 +281,4 @@ class PEFTApplier:
         """
         raise NotImplementedError("Week 4, task 7: PEFTApplier.apply")
 
-# stub 91d8e1478237e9a7
+# stub 9b5447f9e732fac1

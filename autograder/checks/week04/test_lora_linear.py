@@ -714,6 +714,23 @@ def test_shared_layer(student, oracle, rng):
     """A Linear that stands at several names is wrapped once; one LoRALinear stands at all of them."""
     with at("a Linear shared by two blocks, target_modules=['base', 'k']"):
         compare(student, oracle, rng, True, (["base", "k"], 2))
+    with at("a Linear shared by two blocks, target_modules=['block.0.base'], then ['block.1.base']"):
+        compare(student, oracle, rng, True, (["block.0.base"], 2), (["block.1.base"], 2))
+
+
+def places_by_generator(lib: Session, own: bool, seed: int) -> list[str]:
+    model, _ = inject(lib, own, seed, False)
+    lib.inject_lora(model, lib.build("generator", items=["q", "mlp.0"]), rank=2, alpha=3.0)
+    return lib.names_of("modules_of_type", model, lib.LoRALinear)
+
+
+@check("4.4", weight=1, tier="advanced")
+def test_any_iterable(student, oracle, rng):
+    """The targets may come in any iterable, one that can be gone through only once included."""
+    args = own_layer(student, oracle), int(rng.integers(2**31))
+    with at("target_modules is a generator of 'q' and 'mlp.0'"):
+        got = places_by_generator(student, *args)
+        equal(got, oracle(places_by_generator, *args), "the list of places where a LoRALinear stands")
 
 
 @check("4.4", weight=1, tier="advanced")

@@ -484,6 +484,38 @@ def test_applier_shared_layer(student, oracle, rng):
     """A Linear that stands at several names gets one adapter, which stands at each name that matches."""
     with at('method="adapter", a Linear shared by two blocks, target_modules=["base", "q"]'):
         compare_models(student, oracle, rng, "adapter", ["base", "q"], share=True)
+    with at('method="adapter", a Linear shared by two blocks, target_modules=["block.0.base"], then ["block.1.base"]'):
+        model, *_ = applied(student, True, 1, "adapter", ["block.0.base"], share=True)
+        student.PEFTApplier(model, "adapter", ["block.1.base"], SIZE).apply()
+        first, second = model.get_submodule("block.0.base"), model.get_submodule("block.1.base")
+        equal(student.probe("same", first, second), True, "one AdapterLinear stands in both blocks")
+
+
+@check("4.7", weight=1, tier="advanced")
+def test_adapter_layer(student, oracle, rng):
+    """An AdapterLinear freezes its base by itself, whoever makes it: only down and up are trainable."""
+    layer = student.AdapterLinear(student.build("linear", weight=tensor(np.eye(4)), bias=tensor(np.zeros(4))), SIZE)
+    names = student.names_of("trainable_names", layer)
+    equal(names, ["down.bias", "down.weight", "up.bias", "up.weight"], "the list of trainable parameters of an AdapterLinear")
+
+
+def smallest(lib: Session, own: bool, method: str) -> list[str]:
+    if method == "lora" and not own:
+        lib.supply("LoRALinear", lib.build("wrapper_class"))
+        lib.supply("inject_lora", lib.build("injector", cls=lib.LoRALinear, places=PLACES))
+    model = lib.build("tiny_transformer", seed=0, vocabulary=VOCABULARY, width=WIDTH, blocks=BLOCKS)
+    lib.PEFTApplier(model, method, ["q"], 1).apply()
+    return lib.names_of("modules_of_type", model, getattr(lib, CLASSES[method]))
+
+
+@check("4.7", weight=1, tier="advanced")
+def test_applier_smallest(student, oracle, rng):
+    """A size of 1 is allowed."""
+    for method in METHODS:
+        with at(f'method="{method}", size=1'):
+            args = owns(student, oracle, method), method
+            got = smallest(student, *args)
+            equal(got, oracle(smallest, *args), f"the list of places where a {CLASSES[method]} stands")
 
 
 @check("4.7", weight=1, tier="advanced")
