@@ -1,13 +1,14 @@
-"""Builders of week 2, which has NumPy alone."""
+"""Builders and probes of week 2, which has NumPy alone."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import tracemalloc
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 
-from autograder.inside.registry import builder
+from autograder.inside.registry import builder, probe
 
 
 @builder
@@ -33,3 +34,27 @@ def rank1_stand_ins() -> dict[str, Callable[..., Any]]:
         return loss(b, a), np.array(by_b), np.array(by_a)
 
     return {"rank1_forward": forward, "rank1_gradients": gradients}
+
+
+@builder
+def argument(value: np.ndarray) -> np.ndarray:
+    """An array that stays in the worker, so that it can be looked at again after a call."""
+    return value
+
+
+@probe
+def sequence(values: Iterable[Any]) -> np.ndarray:
+    """The numbers of any sequence of numbers."""
+    return np.array([float(value) for value in values])
+
+
+@probe
+def allocated(function: Callable[..., Any], *args: Any) -> int:
+    """How many bytes a call has allocated at its peak, beyond what there was before."""
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        function(*args)
+        return tracemalloc.get_traced_memory()[1] - before
+    finally:
+        tracemalloc.stop()
