@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from collections.abc import Callable, Iterable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from autograder.inside.registry import builder, probe
 
 
 @builder
-def rank1_stand_ins() -> dict[str, Callable[..., Any]]:
+def rank1_stand_ins() -> SimpleNamespace:
     """Stand-ins for a rank-1 layer's forward and gradients that do not work yet.
 
     The loss is quadratic in each of the two vectors, so a central difference has no error but rounding.
@@ -33,7 +34,7 @@ def rank1_stand_ins() -> dict[str, Callable[..., Any]]:
         by_a = [(loss(b, a + unit) - loss(b, a - unit)) / 2 for unit in units_a]
         return loss(b, a), np.array(by_b), np.array(by_a)
 
-    return {"rank1_forward": forward, "rank1_gradients": gradients}
+    return SimpleNamespace(rank1_forward=forward, rank1_gradients=gradients)
 
 
 @builder
