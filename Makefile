@@ -1,10 +1,11 @@
-.PHONY: help setup demo test lint clean
+.PHONY: help setup demo test selftest lint clean
 
 help:
-	@echo "make demo    install what is missing, grade a sample class in the sandbox, print the table"
-	@echo "make test    install what is missing, run every test"
-	@echo "make lint    ruff, mypy and autograder build --check"
-	@echo "make clean   remove what demo wrote (.venv stays)"
+	@echo "make demo      install what is missing, grade a sample class in the sandbox, print the table"
+	@echo "make test      install what is missing, run every test"
+	@echo "make selftest  grade the grader: wrong answers must lose points, right ones none"
+	@echo "make lint      ruff, mypy and autograder build --check"
+	@echo "make clean     remove what demo wrote (.venv stays)"
 
 setup:
 	@sh scripts/setup.sh
@@ -14,6 +15,9 @@ demo: setup
 
 test: setup
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest
+
+selftest: setup
+	OMP_NUM_THREADS=1 .venv/bin/autograder selftest --quiet
 
 lint: setup
 	.venv/bin/ruff check .
