@@ -109,7 +109,7 @@ def train_rank1(
     b, a = np.zeros(len(W0)), a0.copy()
     losses = []
     for _ in range(steps):
-        loss, db, da = rank1_gradients(W0, b, a, alpha, X=X, Y=Y)
+        loss, db, da = rank1_gradients(W0, b, a, alpha, X, Y)
         losses.append(loss)
         b, a = b - lr * db, a - lr * da
     return b, a, [*losses, rank1_gradients(W0, b, a, alpha, X, Y)[0]]
