@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 import tracemalloc
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 
@@ -189,7 +190,7 @@ def test_torch_trains_alike(lib):
     np.testing.assert_allclose(got_b, b.detach().numpy(), rtol=1e-10, atol=1e-12)
     np.testing.assert_allclose(got_a, a.detach().numpy(), rtol=1e-10, atol=1e-12)
     np.testing.assert_allclose(got_losses, losses, rtol=1e-11)
-    assert all(later < earlier for earlier, later in zip(got_losses, got_losses[1:], strict=False))
+    assert all(later < earlier for earlier, later in pairwise(got_losses))
 
 
 @everywhere

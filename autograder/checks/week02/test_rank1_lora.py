@@ -224,9 +224,9 @@ def trained(lib: Session, layer: Layer, lr: float, steps: int) -> tuple[np.ndarr
     return b, a, lib.array(found, "the losses", (steps + 1,))
 
 
-def compare_training(student, oracle, layer: Layer, steps: int) -> None:
-    with at(f"{layer.rung.removesuffix(', b = 0')}, lr={LR}, steps={steps}"):
-        got, want = trained(student, layer, LR, steps), oracle(trained, layer, LR, steps)
+def compare_training(student, oracle, layer: Layer, steps: int, lr: float = LR, what: str = "") -> None:
+    with at(f"{layer.rung}, lr={lr}, steps={steps}{what}"):
+        got, want = trained(student, layer, lr, steps), oracle(trained, layer, lr, steps)
         for name, mine, right in zip(("b", "a", "the list of losses"), got, want, strict=True):
             close(mine, right, name, atol=NOISE)
 
@@ -244,6 +244,16 @@ def test_no_step(student, oracle, rng):
     """With steps = 0, b is zero, a is a0, and there is one loss, that of W0 alone."""
     prepare(student, oracle)
     compare_training(student, oracle, gentle(rng, *LAYERS[1]), 0)
+
+
+@check("2.3", weight=1)
+def test_every_step(student, oracle, rng):
+    """All steps are taken and the last point is returned, also where the base fits already or the loss rises."""
+    prepare(student, oracle)
+    layer = gentle(rng, *LAYERS[1])
+    compare_training(student, oracle, layer, 2, lr=1000.0, what=", a rate that is too large")
+    fitted = layer._replace(Y=layer.X @ layer.W0.T)
+    compare_training(student, oracle, fitted, 3, what=", targets that W0 gives by itself")
 
 
 @check("2.3", weight=1)
@@ -394,11 +404,11 @@ def test_amplification(student, oracle, rng):
 
 @check("2.6", weight=2)
 def test_amplification_of_itself(student, oracle, rng):
-    """An update c W of rank r amplifies its directions by c, and one that fits no direction of W by far more."""
+    """An update that is a multiple of a W of rank r amplifies by that multiple."""
     W = graded(rng, 5, 4, 2)
-    for name, dW in (("dW = 3 W", 3 * W), ("dW nearly orthogonal to W", graded(rng, 5, 4, 2) + 1e-3 * W)):
-        with at(f"W of shape {W.shape} and rank 2, {name}, rank=2"):
-            close(factor(student, W, dW, 2), oracle(factor, W, dW, 2), "amplification_factor(...)")
+    for multiple in (3.0, 0.5):
+        with at(f"W of shape {W.shape} and rank 2, dW = {multiple} W, rank=2"):
+            close(factor(student, W, multiple * W, 2), oracle(factor, W, multiple * W, 2), "amplification_factor(...)")
 
 
 @check("2.6", weight=1)
