@@ -38,7 +38,7 @@ def rank1_stand_ins() -> SimpleNamespace:
 
 
 @builder
-def argument(value: np.ndarray) -> np.ndarray:
+def array(value: np.ndarray) -> np.ndarray:
     """An array that stays in the worker, so that it can be looked at again after a call."""
     return value
 
