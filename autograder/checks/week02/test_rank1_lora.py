@@ -122,8 +122,9 @@ def gradients(lib: Session, layer: Layer) -> tuple[np.ndarray, np.ndarray, np.nd
     return np.array(lib.number(result[0])), lib.read(result[1], layer.b.shape), lib.read(result[2], layer.a.shape)
 
 
-def works(student: Session, oracle, name: str, compare) -> bool:
+def works(student: Session, oracle, compare) -> bool:
     """Whether a comparison on a fixed layer, with b as drawn and with b = 0, succeeds; asked once for each worker."""
+    name = compare.__name__
     if name not in student.facts:
         layer = draw(np.random.Generator(np.random.PCG64(0)), *LAYERS[1])
         with student.aside():
@@ -150,7 +151,7 @@ def compare_outputs(student, oracle, layer: Layer) -> None:
 
 def lend_forward(student: Session, oracle) -> None:
     """Let the gradients be checked by themselves, though they may call a rank1_forward that does not work yet."""
-    if not works(student, oracle, "rank1_forward", compare_outputs):
+    if not works(student, oracle, compare_outputs):
         lend(student, "rank1_forward")
 
 
@@ -159,6 +160,13 @@ def compare_gradients(student, oracle, layer: Layer) -> None:
         got, want = gradients(student, layer), oracle(gradients, layer)
         for name, mine, right in zip(("the loss L", "dL/db", "dL/da"), got, want, strict=True):
             close(mine, right, name, atol=NOISE)
+
+
+def compare_arguments(student, oracle, layer: Layer) -> None:
+    arguments = layer._asdict()
+    unchanged(student, "rank1_gradients", **arguments)
+    del arguments["Y"]
+    unchanged(student, "rank1_forward", **arguments)
 
 
 @check("2.2", weight=3, gate=True)
@@ -212,7 +220,8 @@ def gentle(rng, d_out: int, d_in: int, n: int, alpha: float) -> Layer:
 
 def prepare(student: Session, oracle) -> None:
     """Let task 2.3 be checked whether or not task 2.2 is done."""
-    if not all([works(student, oracle, "rank1_forward", compare_outputs), works(student, oracle, "2.2", compare_gradients)]):
+    comparisons = compare_outputs, compare_gradients, compare_arguments
+    if not all([works(student, oracle, compare) for compare in comparisons]):
         lend(student, "rank1_forward", "rank1_gradients")
 
 
@@ -283,6 +292,7 @@ def trained_with(student: Session, layer: Layer, lr: float, steps: int) -> None:
 # m, n, p, q; smallest first, and the first square as above
 FACTORS = ((3, 3, 2, 2), (5, 2, 3, 4), (4, 6, 3, 5))
 LARGE = (34, 30, 32, 36)
+HUGE = (140, 139, 138, 141)  # 3 GB as a Kronecker product, more than the sandbox gives
 
 
 def factors(rng, m: int, n: int, p: int, q: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -314,6 +324,9 @@ def test_kron_memory(student, oracle, rng):
         small = type(peak) is int and peak < whole / 4
         student.note(small)
         demand(small, f"a call allocates {peak} bytes\n  expected: less than {whole // 4}, a quarter of A kron B")
+    A, B, x = factors(rng, *HUGE)  # whoever has formed the product has failed by now, unless the measurement was deceived
+    with at(f"A of shape {A.shape}, B of shape {B.shape}"):
+        close(kron_product(student, A, B, x), oracle(kron_product, A, B, x), "kron_matvec(A, B, x)")
 
 
 @check("2.4", weight=1)
