@@ -15,6 +15,9 @@ from autograder.manifest import load
 
 WEEK = load().week(2)
 REFERENCE = reference_stub(WEEK).read_text(encoding="utf-8")
+FOLDED = "return (A @ x.reshape(n, q) @ B.T).ravel()"
+# Forms the product and forges the measurement of memory; the largest sizes do not fit into the sandbox all the same.
+DECEIVED = "import tracemalloc; tracemalloc.get_traced_memory = lambda: (0, 0); return np.kron(A, B) @ x"
 
 
 @pytest.mark.bwrap
@@ -25,6 +28,7 @@ def test_a_class_is_graded(tmp_path: Path) -> None:
         "helpers": {p.name: p.read_text(encoding="utf-8") for p in helpers.glob("*.py")},
         "one task": {WEEK.stub: stub_source(REFERENCE, WEEK, keep={"2.3"})},
         "formed": {WEEK.stub: next(m.source for m in bank.mutants(WEEK, REFERENCE) if m.name == "kron_formed")},
+        "deceiver": {WEEK.stub: REFERENCE.replace(FOLDED, DECEIVED)},
         "by torch": {WEEK.stub: "import torch\n" + REFERENCE},
     }
     for student, files in answers.items():
@@ -39,5 +43,6 @@ def test_a_class_is_graded(tmp_path: Path) -> None:
         "helpers": [15, 25, 15, 15],
         "one task": [0, 0, 15, 0],
         "formed": [15, 25, 15, 0],
+        "deceiver": [15, 25, 15, 0],
         "by torch": [0, 0, 0, 0],
     }
