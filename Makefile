@@ -1,8 +1,9 @@
-.PHONY: help setup demo test lint clean
+.PHONY: help setup demo test nightly lint clean
 
 help:
 	@echo "make demo    install what is missing, grade a sample class in the sandbox, print the table"
 	@echo "make test    install what is missing, run every test"
+	@echo "make nightly the tests that have a longer form, in that form"
 	@echo "make lint    ruff, mypy and autograder build --check"
 	@echo "make clean   remove what demo wrote (.venv stays)"
 
@@ -14,6 +15,9 @@ demo: setup
 
 test: setup
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest
+
+nightly: setup
+	NIGHTLY=1 OMP_NUM_THREADS=1 .venv/bin/python -m pytest tests/test_rewrites.py
 
 lint: setup
 	.venv/bin/ruff check .
