@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _EPILOG = """\
 students:     autograder check 4            check your week 4, on your machine
               autograder check 4.2          check one task
+              autograder hint 4.2           a hint for it, in three stages
 instructors:  autograder grade submissions --week 4 --out results/week04
 authors:      autograder build              make stubs and syllabus from their sources
               autograder build --check      fail if anything is stale, leaked or scored wrongly
@@ -67,6 +68,16 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--tier", choices=("basic", "advanced"), help="only the checks of this tier")
     check.add_argument("--seed", type=int, default=0, help="what the inputs are drawn from (default 0)")
     check.set_defaults(run=_check)
+
+    hint = commands.add_parser(
+        "hint",
+        help="a hint for a task, in three stages",
+        description="Shows a hint for a task. There are three, from a nudge to close to code: try after each of them.",
+    )
+    hint.add_argument("what", metavar="WEEK.TASK", help="4.2, say")
+    hint.add_argument("--stage", type=int, choices=(1, 2, 3), default=1, help="which hint (default 1, the gentlest)")
+    hint.add_argument("--lang", choices=("en", "zh"), default="en", help="its language (default en)")
+    hint.set_defaults(run=_hint)
 
     grade = commands.add_parser(
         "grade",
@@ -127,7 +138,9 @@ def _parser() -> argparse.ArgumentParser:
 def _check(arguments: argparse.Namespace) -> int:
     course = load()
     week, tasks = _what(course, arguments.what)
+    from autograder import home
     from autograder.judge import runner as judge
+    from autograder.report import print_check
 
     path = arguments.file or judge.ROOT / "exercises" / week.folder / week.stub
     if not path.is_file():
@@ -135,10 +148,27 @@ def _check(arguments: argparse.Namespace) -> int:
     runner = judge.Runner(week, arguments.seed, [t.id for t in tasks], arguments.tier)
     runs: list[TaskRun] = []
     # The student's own prints and breakpoints stay on the terminal.
-    runner.run_in_pytest(lambda: runs.extend(runner.run(judge.loopback(path.resolve()))), silent=False)
-    from autograder.report import print_check
+    with home.hidden_packages(week):
+        runner.run_in_pytest(lambda: runs.extend(runner.run(judge.loopback(path.resolve()))), silent=False)
 
     return print_check(runs, path)
+
+
+def _hint(arguments: argparse.Namespace) -> int:
+    week, tasks = _what(load(), arguments.what)
+    if "." not in arguments.what:
+        raise UsageError(f"a hint is for one task: {', '.join(f'autograder hint {t.id}' for t in tasks)}")
+    from autograder import hints
+
+    task, stage = tasks[0], arguments.stage
+    found = hints.of(week, task, arguments.lang)
+    title = task.title.zh if arguments.lang == "zh" else task.title.en
+    print(f"{task.id}  {title} ({stage}/{len(found)})\n\n{found[stage - 1]}\n")
+    if stage < len(found):
+        print(f"autograder hint {task.id} --stage {stage + 1}" + (" --lang zh" if arguments.lang == "zh" else ""))
+    else:
+        print(task.lecture)
+    return 0
 
 
 def _grade(arguments: argparse.Namespace) -> int:
