@@ -66,9 +66,7 @@ def keeps_all(runner: Runner, variant: Variant, source: str, folder: Path) -> No
 
 def losses(runner: Runner, variant: Variant, folder: Path) -> list[str]:
     folder.mkdir()
-    for name, text in variant.files.items():
-        (folder / name).write_text(text, encoding="utf-8")
-    runs = runner.run(loopback(folder / runner.week.stub))
+    runs = runner.run(loopback(written(variant, runner.week.stub, folder)))
     return [f"{r.task.id}, {o.name}: {o.message}" for r in runs for o in r.outcomes if o.kind != "passed"]
 
 
@@ -110,14 +108,19 @@ def test_references_still_load_after_all_rewrites(path: Path, tmp_path: Path) ->
     source = path.read_text(encoding="utf-8")
     variant = apply(path.name, source, REWRITES)
     assert list(variant.rewrites) == applicable(source)
-    assert {name for name in names_in(source) if not name.startswith("_")} <= set(vars(loaded(variant, path.name, tmp_path)))
+    public = {name for name in vars(imported(path)) if not name.startswith("_")}
+    assert public <= set(vars(imported(written(variant, path.name, tmp_path))))
 
 
-def loaded(variant: Variant, stub: str, folder: Path) -> Any:
-    """The module, imported as a worker imports it."""
+def written(variant: Variant, stub: str, folder: Path) -> Path:
     for name, text in variant.files.items():
         (folder / name).write_text(text, encoding="utf-8")
-    worker = Worker(folder / stub)
+    return folder / stub
+
+
+def imported(path: Path) -> Any:
+    """The module, imported as a worker imports it."""
+    worker = Worker(path)
     worker.op_import()
     return worker.module
 
@@ -439,6 +442,6 @@ def test_helper_module(tmp_path: Path) -> None:
     source = "def _inner(x):\n    return 2 * x\ndef f(x):\n    return _inner(x)\nSIZES = [i for i in range(3)]\n"
     variant = apply("stub.py", source, ["helper_module"])
     assert len(variant.files) == 2
-    module = loaded(variant, "stub.py", tmp_path)
+    module = imported(written(variant, "stub.py", tmp_path))
     assert module.f(4) == 8 and module.SIZES == [0, 1, 2]
     assert module.f.__module__ != module.__name__
