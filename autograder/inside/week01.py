@@ -93,6 +93,8 @@ class Stack(nn.Module):
         row = [Block(width, kind == "odd names") for _ in range(blocks)]
         if kind == "nested":
             self.body = nn.ModuleDict({"h": nn.ModuleList(row)})
+            self.layers = nn.ModuleList([Block(width, odd=False)])
+            row = [*self.layers, *row]
         else:
             self.layers = nn.ModuleList(row)
         self.norm = nn.LayerNorm(width)
@@ -119,9 +121,9 @@ def stack(seed: int, width: int, blocks: int, kind: str = "plain", frozen: str =
     """A float64 model of blocks, its parameters drawn by NumPy's generator.
 
     Args:
-        kind: "plain"; "odd names": see Block; "no bias"; "nested": the blocks stand at `body.h`, not `layers`; "shared":
-            the embedding's weight is that of the last block's `out`, and the first block's norm has one Parameter as
-            weight and as bias.
+        kind: "plain"; "odd names": see Block; "no bias"; "nested": the blocks stand at `body.h`, and `layers` has one more,
+            in front of them; "shared": the embedding's weight is that of the last block's `out`, and the first block's
+            norm has one Parameter as weight and as bias.
         frozen: "none"; "all"; "half": every second parameter, by name.
     """
     model = Stack(width, blocks, kind).double()

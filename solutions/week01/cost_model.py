@@ -202,7 +202,7 @@ def select_trainable(model: nn.Module, method: str, n: int = 1, blocks: str = "l
         if not chosen:
             raise ValueError("the model has no bias")
     elif method == "last_n":
-        layers = list(model.get_submodule(blocks).children())
+        layers = model.get_submodule(blocks)
         if not 0 <= n <= len(layers):
             raise ValueError(f"n must be from 0 to {len(layers)}, not {n}")
         chosen = [p for layer in layers[len(layers) - n :] for p in layer.parameters()]
