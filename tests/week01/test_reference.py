@@ -382,3 +382,33 @@ def test_selection_of_shared_parameters(costs):
     model["embed"].register_parameter("offset", model["layers"][0].bias)
     costs.select_trainable(model, "bias")
     assert trains(model) == {"embed.bias", "embed.offset", "layers.1.bias"}
+
+
+# --------------------------------------------------------------------------- find the bug
+
+
+def test_the_answer_key_has_the_right_numbers(capsys):
+    """What review.py prints is wrong where the key says so, and the key's numbers are the reference's."""
+    review = load(ROOT / "course/week01/review.py")
+    review.report()
+    wrong = capsys.readouterr().out
+    assert all(number in wrong for number in ("41.9 million", "0.347 %", "828 GB", "38 kg"))
+    key = (ROOT / "solutions/week01/review.md").read_text(encoding="utf-8")
+    linears = review.LAYERS * review.elements(review.ATTENTION | review.MLP)
+    base = llama(
+        hidden_size=8192, num_hidden_layers=80, num_attention_heads=64, num_key_value_heads=8, intermediate_size=28672
+    )  # fmt: skip
+    n = REF.count_parameters(base)["total"]
+    assert sum(a * b for a, b in linear_shapes(base, LINEARS)) == linears
+    extra = REF.lora_parameter_count(linear_shapes(base, ("q_proj", "v_proj")), 16)
+    right = [
+        f"{n:,}",
+        f"{extra:,}",
+        f"{100 * extra / (n + extra):.4f} %",
+        f"{REF.training_memory(n, n, 'full_mixed', unit='GB')['total']:,.0f} GB",
+        f"{100 * linears / n:.1f} %",
+        f"{REF.training_memory(n, extra, 'qlora', linears, 'GB')['total']:.1f} GB",
+        f"{REF.training_energy(160, 350, 1.3, 400)[0]:.1f} kWh",
+        f"{REF.training_energy(160, 350, 1.3, 400)[1]:.0f} kg",
+    ]
+    assert [number for number in right if number not in key] == []
