@@ -56,6 +56,7 @@ def lora_parameters() -> None:
     count(r"P_{\text{LoRA}}", 2 * layers * each)
     count(r"P_{\text{LoRA}} / 2", layers * each)
     say(r"2 P_{\text{LoRA}} / 10^6", 2 * 2 * layers * each / 10**6)
+    say(r"P_{\text{GPT}} / 10^9", 175)
     say(r"2 \cdot 175", 2 * 175)
     say(r"1000 \cdot 350 / 10^4", 1000 * 350 / 10**4)
     head, heads, groups, feed_forward = 128, 32, 8, 14336

@@ -3,8 +3,8 @@
 Complete tasks 1.1 to 1.4 below, in any order; 1.5 is a stretch task, checked but without marks. `autograder check 1`
 tells how far you are and `autograder check 1.2` checks one task alone. Each docstring is the contract: the checks use
 the names, units and errors that stand there and nothing else, so everything else is yours to choose. Helper functions
-and helper modules beside this file are welcome. No function prints or rounds anything. Where a result is called a
-number, int and float are both right.
+and helper modules beside this file are welcome. Nothing is rounded. Where a result is called a number, int and float are
+both right; a count is exact.
 
 Convention: y = W0 x + (alpha / rank) B A x, with A (rank x d_in) and B (d_out x rank). Source: Hu et al., "LoRA:
 Low-Rank Adaptation of Large Language Models", arXiv:2106.09685, section 4.1.
@@ -163,4 +163,4 @@ def select_trainable(model: nn.Module, method: str, n: int = 1, blocks: str = "l
     """
     raise NotImplementedError("Week 1, task 5: select_trainable")
 
-# stub ba61fcf9601f705e
+# stub cb3a8c51a84139ea
