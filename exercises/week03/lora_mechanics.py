@@ -269,8 +269,7 @@ class AdapterBlock(nn.Module):
         - where layer.norm_first is False, h = norm1(x + a1(attn(x))) and y = norm2(h + a2(ffn(h)));
         - where it is True, h = x + a1(attn(norm1(x))) and y = h + a2(ffn(norm2(h))).
 
-        So a new block computes what its layer does. Where the layer has dropout, its place beside the adapters in
-        training mode is yours.
+        So a new block computes what its layer does. What becomes of the layer's dropout in training mode is yours.
 
         Args:
             x: shape (batch, sequence, width).
@@ -407,4 +406,4 @@ class IA3(nn.Module):
         """
         raise NotImplementedError("Week 3, task 8: IA3.merge")
 
-# stub a326d5a1f059eb8e
+# stub a2a49d4b53925522

@@ -248,7 +248,7 @@ def save_adapter(model: nn.Module, config: LoRAConfig, folder: str | Path) -> No
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    (folder / "adapter_config.json").write_text(json.dumps(config.to_peft(), indent=2), encoding="utf-8")
+    (folder / "adapter_config.json").write_text(json.dumps(config.to_peft(), indent=2))
     ### END SOLUTION
 
 
@@ -274,7 +274,7 @@ def load_adapter(model: nn.Module, folder: str | Path) -> LoRAConfig:
     """
     ### BEGIN SOLUTION 3.4
     layers, folder = _lora_layers(model), Path(folder)
-    config = LoRAConfig.from_peft(json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")))
+    config = LoRAConfig.from_peft(json.loads((folder / "adapter_config.json").read_bytes()))
     saved, factors = load_file(folder / "adapter_model.safetensors"), _factors(layers)
     if saved.keys() != factors.keys():
         raise ValueError(f"only in the file or only in the model: {sorted(saved.keys() ^ factors.keys())}")
@@ -390,8 +390,7 @@ class AdapterBlock(nn.Module):
         - where layer.norm_first is False, h = norm1(x + a1(attn(x))) and y = norm2(h + a2(ffn(h)));
         - where it is True, h = x + a1(attn(norm1(x))) and y = h + a2(ffn(norm2(h))).
 
-        So a new block computes what its layer does. Where the layer has dropout, its place beside the adapters in
-        training mode is yours.
+        So a new block computes what its layer does. What becomes of the layer's dropout in training mode is yours.
 
         Args:
             x: shape (batch, sequence, width).
