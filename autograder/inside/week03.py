@@ -256,8 +256,23 @@ def projections(seed: int, width: int, heads: int, bias: bool) -> nn.Module:
     return _drawn(Projections(width, heads, bias).double(), seed)
 
 
+def _named(module: nn.Module, contract: list[str]) -> dict[str, nn.Parameter]:
+    """Every parameter once, by its name in the contract where it has one: it may stand at others too."""
+    found: dict[int, tuple[str, nn.Parameter]] = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        if name in contract or id(parameter) not in found:
+            found[id(parameter)] = name, parameter
+    return dict(found.values())
+
+
 @probe
-def gradients(module: nn.Module, args: list[Tensor], cotangent: Tensor) -> dict[str, Tensor]:
+def gradients(module: nn.Module, args: list[Tensor], cotangent: Tensor, contract: list[str]) -> dict[str, Tensor]:
     """The gradients of <module(*args), cotangent> by the parameters that got one."""
     module(*args).backward(cotangent)
-    return {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
+    return {name: p.grad for name, p in _named(module, contract).items() if p.grad is not None}
+
+
+@probe
+def trainable(module: nn.Module, contract: list[str]) -> list[str]:
+    """The names of the trainable parameters, each of them once."""
+    return sorted(name for name, p in _named(module, contract).items() if p.requires_grad)

@@ -150,7 +150,7 @@ def prefix_tuning() -> None:
     print(f"2 l d = {2 * 10 * 768}")
 
 
-def ia3() -> None:
+def rescaling() -> None:
     """Both places of the scale, merging, and parameters."""
     weight, bias, x = np.array([[1, 2], [0, 3], [-1, 1]]), np.array([1, 0, 2]), np.array([2, 1])
     out, into = np.array([2, 1, 0.5]), np.array([0.5, 3])
@@ -171,6 +171,6 @@ def ia3() -> None:
 
 
 if __name__ == "__main__":
-    for section in (delta, freezing, configuration, storage, adapters, prompt_tuning, prefix_tuning, ia3):
+    for section in (delta, freezing, configuration, storage, adapters, prompt_tuning, prefix_tuning, rescaling):
         print(f"[{section.__name__.replace('_', '-')}]")
         section()

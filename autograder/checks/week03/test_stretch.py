@@ -75,13 +75,13 @@ ADAPTERS = ("attention_adapter", "feedforward_adapter")
 LAYERS = ((4, 1, 3, False, "relu"), (4, 2, 7, False, "gelu"), (6, 3, 5, True, "relu"))
 
 
-def block_of(lib: Session, seed: int, shape: tuple[Any, ...], values: dict[str, np.ndarray], own: bool = True) -> Handle:
-    width, heads, hidden, norm_first, activation = shape
-    layer = lib.build(
-        "week03.encoder_layer",
-        seed=seed, width=width, heads=heads, hidden=hidden, norm_first=norm_first, activation=activation,
-    )  # fmt: skip
-    block = lib.AdapterBlock(layer, SIZE)
+def layer_of(lib: Session, seed: int, shape: tuple[Any, ...], batch_first: bool = True) -> Handle:
+    names = ("width", "heads", "hidden", "norm_first", "activation")
+    return lib.build("week03.encoder_layer", seed=seed, batch_first=batch_first, **dict(zip(names, shape, strict=True)))
+
+
+def block_of(lib: Session, seed: int, shape: tuple[Any, ...], values: dict[str, np.ndarray]) -> Handle:
+    block = lib.AdapterBlock(layer_of(lib, seed, shape), SIZE)
     write_all(lib, block, values)
     return block
 
@@ -118,12 +118,7 @@ def test_block(student, oracle, rng):
 
 
 def untouched(lib: Session, seed: int, shape: tuple[Any, ...], x: np.ndarray) -> np.ndarray:
-    width, heads, hidden, norm_first, activation = shape
-    layer = lib.build(
-        "week03.encoder_layer",
-        seed=seed, width=width, heads=heads, hidden=hidden, norm_first=norm_first, activation=activation,
-    )  # fmt: skip
-    return lib.read(layer(tensor(x)), x.shape)
+    return lib.read(layer_of(lib, seed, shape)(tensor(x)), x.shape)
 
 
 @check("3.5", weight=2)
@@ -147,14 +142,15 @@ def test_block_padding(student, oracle, rng):
 
 
 def block_trainable(lib: Session) -> list[str]:
-    return lib.names_of("trainable_names", block_of(lib, 1, LAYERS[0], {}))
+    contract = [f"{name}.{part}" for name in ADAPTERS for part in ("down.weight", "down.bias", "up.weight", "up.bias")]
+    return lib.names_of("week03.trainable", block_of(lib, 1, LAYERS[0], {}), contract)
 
 
 @check("3.5", weight=1)
 def test_block_freezes(student, oracle, rng):
     """The adapters are trainable and nothing of the layer is, its norms included; the layer is the one passed in."""
     equal(block_trainable(student), oracle(block_trainable), "the list of trainable parameters")
-    layer = student.build("week03.encoder_layer", seed=1, width=4, heads=1, hidden=3, norm_first=False, activation="relu")
+    layer = layer_of(student, 1, LAYERS[0])
     block = student.AdapterBlock(layer, SIZE)
     equal(student.probe("same", block.layer, layer), True, "block.layer is the layer that was passed in")
 
@@ -164,7 +160,7 @@ def test_block_dtype(student, oracle, rng):
     """The adapters have the dtype of the layer."""
     for dtype in ("float64", "float32"):
         with at(f"a layer of dtype {dtype}"):
-            layer = student.build("week03.encoder_layer", seed=1, width=4, heads=2, hidden=3, norm_first=False, activation="relu")
+            layer = layer_of(student, 1, LAYERS[0])
             layer.to(student.build("dtype", name=dtype))
             block = student.AdapterBlock(layer, SIZE)
             for name in ADAPTERS:
@@ -178,10 +174,7 @@ def test_block_refuses(student, oracle, rng):
     """A layer that is not batch_first, or a size below 1, is a ValueError."""
     for batch_first, size in ((False, 2), (True, 0), (True, -1)):
         with at(f"batch_first={batch_first}, size={size}"):
-            layer = student.build(
-                "week03.encoder_layer",
-                seed=1, width=4, heads=2, hidden=3, norm_first=False, activation="relu", batch_first=batch_first,
-            )  # fmt: skip
+            layer = layer_of(student, 1, LAYERS[0], batch_first)
             student.raises("ValueError", act=lambda layer=layer, size=size: student.AdapterBlock(layer, size))
     with at("Adapter, size=0"):
         student.raises("ValueError", act=lambda: student.Adapter(4, 0))
@@ -235,7 +228,7 @@ def test_prompt_start(student, oracle, rng):
 def prompt_gradients(lib: Session, x: np.ndarray, real: np.ndarray, prompt: np.ndarray, g: np.ndarray) -> tuple[list[str], Any]:
     tuning = lib.PromptTuning(lib.build("week03.reader", seed=1, width=5), tensor(prompt))
     lib.write(tuning.prompt, prompt)
-    found = lib.probe("week03.gradients", tuning, [tensor(x), tensor(real)], tensor(g))
+    found = lib.probe("week03.gradients", tuning, [tensor(x), tensor(real)], tensor(g), ["prompt"])
     return sorted(found), lib.array(found.get("prompt"), "the gradient of prompt", prompt.shape)
 
 
@@ -307,7 +300,7 @@ def test_prefix_padding(student, oracle, rng):
 def prefix_gradients(lib: Session, keys: np.ndarray, values: np.ndarray, x: np.ndarray, g: np.ndarray) -> tuple[Any, ...]:
     tuning = lib.PrefixTuning(lib.build("week03.projections", seed=1, width=4, heads=2, bias=True), len(keys))
     write_all(lib, tuning, {"prefix_k": keys, "prefix_v": values})
-    found = lib.probe("week03.gradients", tuning, [tensor(x)], tensor(g))
+    found = lib.probe("week03.gradients", tuning, [tensor(x)], tensor(g), ["prefix_k", "prefix_v"])
     return sorted(found), [lib.array(found.get(n), f"the gradient of {n}", keys.shape) for n in ("prefix_k", "prefix_v")]
 
 
