@@ -108,7 +108,7 @@ class LoRAConfig:
 
     @classmethod
     def preset(cls, name: str) -> LoRAConfig:
-        """Task 3.3: one of four starting points, a new object at every call.
+        """Task 3.3: one of four starting points: at every call a new object, with a list of its own.
 
         | name | rank | alpha | dropout | target_modules | rslora |
         |---|---|---|---|---|---|
@@ -406,4 +406,4 @@ class IA3(nn.Module):
         """
         raise NotImplementedError("Week 3, task 8: IA3.merge")
 
-# stub a2a49d4b53925522
+# stub dc876c610632fd45

@@ -138,7 +138,7 @@ class LoRAConfig:
 
     @classmethod
     def preset(cls, name: str) -> LoRAConfig:
-        """Task 3.3: one of four starting points, a new object at every call.
+        """Task 3.3: one of four starting points: at every call a new object, with a list of its own.
 
         | name | rank | alpha | dropout | target_modules | rslora |
         |---|---|---|---|---|---|
