@@ -28,7 +28,8 @@ class PromptClassifier(nn.Module):
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """Class scores (batch, classes) of tokens (batch, sequence); mask is True where a token is real."""
-        batch, length = len(tokens), len(self.prompt)
+        batch = tokens.shape[0]
+        length = self.prompt.shape[0]
         x = torch.cat([self.prompt.expand(batch, -1, -1), self.embed(tokens)], dim=1)
         longer = torch.cat([mask, torch.ones(batch, length, dtype=torch.bool)], dim=1)
         # the encoder is not batch_first, so it takes (sequence, batch, width), but its mask is (batch, sequence)
