@@ -65,8 +65,8 @@ def _put_constants_together(codes: Tensor, scales: Tensor, mean: Tensor, block_s
 
 
 @probe
-def kept(layer: nn.Module, x: Tensor | None = None) -> int:
-    """How many bytes the tensors hold that a layer leads to, after a call with x; of a shared storage only once."""
+def kept(layer: nn.Module, base: nn.Module, x: Tensor | None = None) -> dict[str, Any]:
+    """How many bytes the tensors hold that a layer leads to, after a call with x; and whether base.weight is among them."""
     if x is not None:
         layer(x)
     sizes: dict[int, int] = {}
@@ -85,7 +85,7 @@ def kept(layer: nn.Module, x: Tensor | None = None) -> int:
             todo += [cell.cell_contents for cell in value.__closure__ or ()]
         else:
             todo += gc.get_referents(value)
-    return sum(sizes.values())
+    return {"bytes": sum(sizes.values()), "base": base.get_parameter("weight").untyped_storage().data_ptr() in sizes}
 
 
 @probe
