@@ -366,7 +366,7 @@ def test_properties_of_affine_quantisation(nf4, shape, block_size, num_bits, see
     x[x.abs() < 0.1] = 0
     q, scale, zero_point = nf4.quantize_affine(x, num_bits, block_size)
     assert (q.dtype, scale.dtype, zero_point.dtype) == (torch.uint8, torch.float32, torch.uint8)
-    assert q.max() < 2**num_bits
+    assert int(q.max()) < 2**num_bits
     back = nf4.dequantize_affine(q, scale, zero_point, block_size)
     assert not back[x == 0].any()
     for block, restored, step in zip(blocks(x, block_size), blocks(back, block_size), scale, strict=True):
@@ -397,7 +397,7 @@ def test_affine_of_zeros_and_ties(nf4):
     for num_bits, below in itertools.product((2, 4, 8), (0.5, 1.5, 2.5)):
         top = 2**num_bits - 1
         q, _, _ = nf4.quantize_affine(torch.tensor([-below, 0, top - below]), num_bits, 3)
-        assert q.tolist() == sorted(q.tolist()) and q.max() <= top
+        assert q.tolist() == sorted(q.tolist()) and int(q.max()) <= top
 
 
 @everywhere
@@ -454,7 +454,7 @@ def graded(stub: Path, seed: int) -> dict[str, TaskRun]:
 
 @pytest.mark.parametrize("stub", [REFERENCE, *bank.alternatives(WEEK)], ids=lambda p: p.parent.name)
 def test_a_right_answer_is_full_on_many_seeds(stub):
-    for seed in range(100, 104):
+    for seed in range(100, 103):
         for run in graded(stub, seed).values():
             assert not [(o.name, o.message) for o in run.outcomes if o.kind != "passed"], seed
 
