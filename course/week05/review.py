@@ -5,10 +5,9 @@ It quantises a weight to four bits in blocks, squeezes the constants, and compar
 
 import torch
 
-TABLE = torch.tensor(
-    [-1.0, -0.7230, -0.5626, -0.4407, -0.3379, -0.2461, -0.1609, -0.0796, 0.0]
-    + [0.0911, 0.1848, 0.2844, 0.3949, 0.5251, 0.6962, 1.0]
-)
+BELOW = (-1.0, -0.7230, -0.5626, -0.4407, -0.3379, -0.2461, -0.1609, -0.0796)
+ABOVE = (0.0911, 0.1848, 0.2844, 0.3949, 0.5251, 0.6962, 1.0)
+TABLE = torch.tensor([*BELOW, 0.0, *ABOVE])
 
 
 def to_codes(weight: torch.Tensor, block: int = 64) -> tuple[torch.Tensor, torch.Tensor]:

@@ -5,7 +5,7 @@ Complete tasks 5.1 to 5.4 below, in any order; 5.5 to 5.7 are stretch tasks, che
 the contract: the checks use the names, shapes and errors that stand there and nothing else, so everything else
 is yours to choose. Helper functions, private attributes and helper modules beside this file are welcome.
 Call the functions below by their names where one task needs another: while yours does not work yet, a check of a later
-task may put a stand-in at its name.
+task may put a stand-in at its name, which takes and returns what the docstring says (where several, a plain tuple).
 
 Blocks, everywhere: a tensor's elements are taken in row-major order, whatever its shape and its strides, and cut into
 runs of block_size elements. A block may begin in one row and end in the next. The last block is shorter where the

@@ -13,7 +13,6 @@ import numpy as np
 from autograder.judge.check import CheckFailed, Handle, Session, at, check, close, demand, equal, tensor
 
 EPS = float(np.finfo(np.float32).eps)
-QUANTISERS = ("quantize_nf4", "dequantize_nf4", "double_quantize", "double_dequantize")
 
 
 def codebook(lib: Session) -> np.ndarray:
@@ -407,28 +406,28 @@ def draw_case(rng, oracle, in_features, out_features, rank, alpha, bias, block_s
     return Case(weight, b if bias else None, A, B, alpha, block_size)
 
 
-def own_quantisers(student: Session, oracle) -> bool:
-    """Whether the submission's quantisers work, so that its layer can be checked with them."""
+def lacking(student: Session, oracle) -> tuple[str, ...]:
+    """Which of the submission's quantisers do not work, so that its layer is checked with stand-ins for them."""
+    values = supply_codebook(student, oracle)
+    rng = np.random.Generator(np.random.PCG64(0))
 
-    def works() -> None:
-        rng = np.random.Generator(np.random.PCG64(0))
-        supply = oracle(codebook)
-        close(codebook(student), supply, "codebook", rtol=0, atol=1e-6)
-        compare_quantized(student, oracle, draw(rng, supply, (6, 4), 3), 3)
-        compare_quantized(student, oracle, draw(rng, supply, (3, 7), 8), 8)
-        compare_dequantized(student, oracle, rng, (3, 7), 8)
-        compare_doubly(student, oracle, rng, 8)
-        compare_doubly(student, oracle, rng, 300)
-        compare_restored(student, oracle, rng, 8)
+    def quantises() -> None:
+        for shape, block_size in (((6, 4), 3), ((3, 7), 8)):
+            compare_quantized(student, oracle, draw(rng, values, shape, block_size), block_size)
 
-    return asked(student, "quantisers", works)
+    works = {
+        "quantize_nf4": quantises,
+        "dequantize_nf4": lambda: compare_dequantized(student, oracle, rng, (3, 7), 8),
+        "double_quantize": lambda: [compare_doubly(student, oracle, rng, count) for count in (8, 300)],
+        "double_dequantize": lambda: [compare_restored(student, oracle, rng, count) for count in (8, 300)],
+    }
+    return tuple(name for name, attempt in works.items() if not asked(student, name, attempt))
 
 
-def make(lib: Session, own: bool, case: Case, dtype: str = "float32") -> tuple[Handle, Handle]:
-    """The layer with its factors written, and the nn.Linear that it was made from."""
-    if not own:
-        for name in QUANTISERS:
-            lib.supply(name, lib.build("week05.stand_in", name=name))
+def make(lib: Session, without: tuple[str, ...], case: Case, dtype: str = "float32") -> tuple[Handle, Handle]:
+    """The layer with its factors written, and the nn.Linear that it was made from; stand-ins for some quantisers."""
+    for name in without:
+        lib.supply(name, lib.build("week05.stand_in", name=name))
     bias = None if case.bias is None else tensor(case.bias, dtype)
     base = lib.build("linear", weight=tensor(case.weight, dtype), bias=bias)
     block = {} if case.block_size is None else {"block_size": case.block_size}
@@ -438,8 +437,8 @@ def make(lib: Session, own: bool, case: Case, dtype: str = "float32") -> tuple[H
     return layer, base
 
 
-def output(lib: Session, own: bool, case: Case, x: np.ndarray, dtype: str = "float32") -> np.ndarray:
-    return lib.read(make(lib, own, case, dtype)[0](tensor(x, dtype)), (*x.shape[:-1], len(case.weight)), dtype)
+def output(lib: Session, without: tuple[str, ...], case: Case, x: np.ndarray, dtype: str = "float32") -> np.ndarray:
+    return lib.read(make(lib, without, case, dtype)[0](tensor(x, dtype)), (*x.shape[:-1], len(case.weight)), dtype)
 
 
 def normal(rng, *shape: int) -> np.ndarray:
@@ -452,12 +451,12 @@ RTOL = 2e-5
 
 
 def compare_outputs(student: Session, oracle, rng, shape: tuple, leadings: tuple) -> None:
-    own = own_quantisers(student, oracle)
+    without = lacking(student, oracle)
     case = draw_case(rng, oracle, *shape)
     for leading in leadings:
         x = normal(rng, *leading, shape[0])
         with at(f"{case.rung}, x of shape {x.shape}"):
-            close(output(student, own, case, x), oracle(output, own, case, x), "layer(x)", rtol=RTOL)
+            close(output(student, without, case, x), oracle(output, without, case, x), "layer(x)", rtol=RTOL)
 
 
 @check("5.4", weight=4, gate=True)
@@ -474,8 +473,8 @@ def test_qlora_block_size(student, oracle, rng):
         compare_outputs(student, oracle, rng, shape, ((3,),))
 
 
-def start(lib: Session, own: bool, case: Case, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    layer, _ = make(lib, own, case)
+def start(lib: Session, without: tuple[str, ...], case: Case, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    layer, _ = make(lib, without, case)
     fresh = lib.QLoRALinear(lib.build("linear", weight=tensor(case.weight), bias=None), len(case.A), case.alpha, case.block_size)
     A = lib.read(fresh.lora_A, case.A.shape, "float32", free=True)
     B = lib.read(fresh.lora_B, case.B.shape, "float32", free=True)
@@ -487,13 +486,13 @@ def start(lib: Session, own: bool, case: Case, x: np.ndarray) -> tuple[np.ndarra
 @check("5.4", weight=2)
 def test_qlora_start(student, oracle, rng):
     """A new layer computes what the quantised weight alone does: B is zero, while A is random with independent rows."""
-    own = own_quantisers(student, oracle)
+    without = lacking(student, oracle)
     for shape in LADDER[1:]:
         case = draw_case(rng, oracle, *shape)
         x = normal(rng, 4, shape[0])
         with at(case.rung):
-            A, B, y = start(student, own, case, x)
-            _, zero, weight_only = oracle(start, own, case, x)
+            A, B, y = start(student, without, case, x)
+            _, zero, weight_only = oracle(start, without, case, x)
             found = int(np.linalg.matrix_rank(A))
             student.note([bool(B.any()), found])
             close(B, zero, "lora_B of a new layer", rtol=0)
@@ -501,32 +500,32 @@ def test_qlora_start(student, oracle, rng):
             close(y, weight_only, "layer(x) of a new layer", rtol=RTOL)
 
 
-def numbers(lib: Session, own: bool, case: Case) -> dict[str, float]:
-    layer, _ = make(lib, own, case)
+def numbers(lib: Session, without: tuple[str, ...], case: Case) -> dict[str, float]:
+    layer, _ = make(lib, without, case)
     return {name: lib.number(getattr(layer, name)) for name in ("rank", "alpha", "scaling")}
 
 
-def bias_of(lib: Session, own: bool, case: Case) -> tuple[np.ndarray, bool]:
-    layer, _ = make(lib, own, case)
+def bias_of(lib: Session, without: tuple[str, ...], case: Case) -> tuple[np.ndarray, bool]:
+    layer, _ = make(lib, without, case)
     return lib.read(layer.bias, case.bias.shape, "float32"), lib.flag(layer.bias.requires_grad)
 
 
 @check("5.4", weight=1)
 def test_qlora_attributes(student, oracle, rng):
     """rank, alpha, scaling and bias are what the contract says, and the bias is frozen."""
-    own = own_quantisers(student, oracle)
+    without = lacking(student, oracle)
     case = draw_case(rng, oracle, *LADDER[1])
     with at(case.rung):
-        got, want = numbers(student, own, case), oracle(numbers, own, case)
+        got, want = numbers(student, without, case), oracle(numbers, without, case)
         for name in want:
             close(np.array(got[name]), np.array(want[name]), name, rtol=1e-12)
-        (bias, trainable), (want_bias, frozen) = bias_of(student, own, case), oracle(bias_of, own, case)
+        (bias, trainable), (want_bias, frozen) = bias_of(student, without, case), oracle(bias_of, without, case)
         close(bias, want_bias, "bias", rtol=0)
         equal(trainable, frozen, "bias.requires_grad")
 
 
-def backward(lib: Session, own: bool, case: Case, x: np.ndarray, cotangents: list[np.ndarray]) -> dict:
-    layer, base = make(lib, own, case)
+def backward(lib: Session, without: tuple[str, ...], case: Case, x: np.ndarray, cotangents: list[np.ndarray]) -> dict:
+    layer, base = make(lib, without, case)
     found = lib.probe("week05.gradients", layer, base, tensor(x), [tensor(g) for g in cotangents])
     shapes = {"lora_A": case.A.shape, "lora_B": case.B.shape, "x": x.shape}
     arrays = [
@@ -540,12 +539,12 @@ def backward(lib: Session, own: bool, case: Case, x: np.ndarray, cotangents: lis
 @check("5.4", weight=3)
 def test_qlora_gradients(student, oracle, rng):
     """Back-propagation gives x, lora_A and lora_B their gradients, in every call, and nothing else any."""
-    own = own_quantisers(student, oracle)
+    without = lacking(student, oracle)
     for shape in LADDER:
         case = draw_case(rng, oracle, *shape)
         x, cotangents = normal(rng, 4, shape[0]), [normal(rng, 4, shape[1]) for _ in range(2)]
         with at(case.rung):
-            got, want = backward(student, own, case, x, cotangents), oracle(backward, own, case, x, cotangents)
+            got, want = backward(student, without, case, x, cotangents), oracle(backward, without, case, x, cotangents)
             for call, (mine, right) in enumerate(zip(got["arrays"], want["arrays"], strict=True), start=1):
                 for name in right:
                     close(mine[name], right[name], f"the gradient of {name} in call {call}", rtol=RTOL)
@@ -557,7 +556,7 @@ def test_qlora_gradients(student, oracle, rng):
 @check("5.4", weight=2)
 def test_qlora_memory(student, oracle, rng):
     """The layer keeps codes and constants in a byte each, and neither the weight nor its constants in full precision."""
-    own = own_quantisers(student, oracle)
+    without = lacking(student, oracle)
     in_features, out_features, block_size = 256, 192, 8  # enough blocks for their constants to count
     weight = normal(rng, out_features, in_features)
     rest = 4 * 3 * (in_features + out_features) + 4 * out_features  # factors of rank 3 and a bias
@@ -566,7 +565,7 @@ def test_qlora_memory(student, oracle, rng):
     x = normal(rng, 2, in_features)
     case = Case(weight, normal(rng, out_features), normal(rng, 3, in_features), normal(rng, out_features, 3), 2.0, block_size)
     with at(case.rung):
-        layer, base = make(student, own, case)
+        layer, base = make(student, without, case)
         for when, argument in (("a new layer", None), ("a layer after a call", tensor(x))):
             found = student.probe("week05.kept", layer, base, argument)
             # How much is needed is free; whether it is too much, and by a float for each weight, is not.
@@ -575,9 +574,9 @@ def test_qlora_memory(student, oracle, rng):
             demand(found["bytes"] <= bound, f"the tensors of {when} hold {found['bytes']} bytes\n  expected: at most {bound}")
 
 
-def reloaded(lib: Session, own: bool, case: Case, other: Case, x: np.ndarray) -> np.ndarray:
-    first, _ = make(lib, own, case)
-    second, _ = make(lib, own, other)
+def reloaded(lib: Session, without: tuple[str, ...], case: Case, other: Case, x: np.ndarray) -> np.ndarray:
+    first, _ = make(lib, without, case)
+    second, _ = make(lib, without, other)
     second.load_state_dict(first.state_dict())
     return lib.read(second(tensor(x)), (len(x), len(case.weight)), "float32")
 
@@ -585,28 +584,28 @@ def reloaded(lib: Session, own: bool, case: Case, other: Case, x: np.ndarray) ->
 @check("5.4", weight=1, tier="advanced")
 def test_qlora_state(student, oracle, rng):
     """The state_dict of a layer holds all that another one needs to compute the same."""
-    own = own_quantisers(student, oracle)
+    without = lacking(student, oracle)
     for shape in LADDER[:2]:
         case, other = draw_case(rng, oracle, *shape), draw_case(rng, oracle, *shape)
         x = normal(rng, 3, shape[0])
         with at(case.rung):
-            want = oracle(reloaded, own, case, other, x)
-            close(reloaded(student, own, case, other, x), want, "layer(x) after load_state_dict", rtol=RTOL)
+            want = oracle(reloaded, without, case, other, x)
+            close(reloaded(student, without, case, other, x), want, "layer(x) after load_state_dict", rtol=RTOL)
 
 
 @check("5.4", weight=1, tier="advanced")
 def test_qlora_dtype(student, oracle, rng):
     """The factors have the dtype of base.weight, and the weight is dequantised to the dtype of x."""
-    own = own_quantisers(student, oracle)
+    without = lacking(student, oracle)
     case = draw_case(rng, oracle, *LADDER[1])
     x = normal(rng, 4, 8)
     for dtype in ("float64", "bfloat16", "float32"):
         with at(f"base and x of dtype {dtype}"):
-            layer, _ = make(student, own, case, dtype)
+            layer, _ = make(student, without, case, dtype)
             student.read(layer.lora_A, case.A.shape, dtype, free=True)
             student.read(layer.lora_B, case.B.shape, dtype, free=True)
             y = student.read(layer(tensor(x, dtype)), (4, 5), dtype, free=dtype == "bfloat16")
-            want = oracle(output, own, case, x, dtype)
+            want = oracle(output, without, case, x, dtype)
             # bfloat16: some ten terms, rounded to 2^-9 of themselves in whatever order
             close(y, want, "layer(x)", rtol=0.05 if dtype == "bfloat16" else RTOL)
 
@@ -614,24 +613,26 @@ def test_qlora_dtype(student, oracle, rng):
 @check("5.4", weight=1, tier="advanced")
 def test_qlora_leaves_base_alone(student, oracle, rng):
     """The values of base do not change, and the layer does not follow a change of base.weight."""
-    own = own_quantisers(student, oracle)
+    without = lacking(student, oracle)
     case = draw_case(rng, oracle, *LADDER[1])
     x = normal(rng, 3, 8)
     with at(case.rung):
-        layer, base = make(student, own, case)
+        layer, base = make(student, without, case)
         layer(tensor(x))
         close(student.read(base.weight, case.weight.shape, "float32"), case.weight, "base.weight", rtol=0)
         student.write(base.weight, normal(rng, *case.weight.shape))
         got = student.read(layer(tensor(x)), (3, 5), "float32")
-        close(got, oracle(output, own, case, x), "layer(x) after base.weight was overwritten", rtol=RTOL)
+        close(got, oracle(output, without, case, x), "layer(x) after base.weight was overwritten", rtol=RTOL)
 
 
 @check("5.4", weight=1, tier="advanced")
 def test_qlora_refuses_bad_arguments(student, oracle, rng):
     """A rank outside 1 ... min(in_features, out_features) is a ValueError, and so is a block_size below 1."""
-    own = own_quantisers(student, oracle)
+    without = lacking(student, oracle)
     # A rank that is too large comes first: unchecked it raises nothing, while a rank of 0 may divide by zero.
-    refused = [(4, 5), (0, 5), (-2, 5)] + ([(2, 0), (2, -3)] if own else [])  # the block_size is quantize_nf4's to refuse
+    refused = [(4, 5), (0, 5), (-2, 5)] + (
+        [] if "quantize_nf4" in without else [(2, 0), (2, -3)]
+    )  # the block_size is quantize_nf4's to refuse
     for rank, block_size in refused:
         with at(f"in_features=5, out_features=3, rank={rank}, block_size={block_size}"):
             base = student.build("linear", weight=tensor(normal(rng, 3, 5)), bias=None)
