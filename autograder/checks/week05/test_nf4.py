@@ -59,17 +59,21 @@ def draw_constants(rng, values: np.ndarray, count: int, block_size: int) -> np.n
     """
     mean, ends = rng.uniform(0.5, 2), cells(values)
 
-    def clear(u: float) -> bool:
-        cell = int(np.searchsorted(ends, u)) - 1
-        return u > 0.013 and min(u - ends[cell], ends[cell + 1] - u) > 0.2 * (ends[cell + 1] - ends[cell])
+    def clear(u: np.ndarray) -> np.ndarray:
+        cell = np.searchsorted(ends, u).clip(1, len(values)) - 1
+        return (u > 0.013) & (np.minimum(u - ends[cell], ends[cell + 1] - u) > 0.2 * (ends[cell + 1] - ends[cell]))
 
     result = np.empty(count)
     for index, start in enumerate(range(0, count, block_size)):
         length = min(block_size, count - start)
-        positive = [u for u in inside_cells(rng, values, 16 * length, 0.25) if clear(u)]
-        thirds = [(a, b, 1 - a - b) for a, b in zip(positive[::2], positive[1::2], strict=False) if clear(1 - a - b)]
-        upper = np.array(positive[: length // 2 - 2])
-        block = np.concatenate([(-1) ** index * np.array([-1.0, *thirds[0]]), upper, -upper])
+        # Some 300 of 1,000 are large enough; for one in three pairs of them what is missing to 1 is clear of midpoints too.
+        pool = inside_cells(rng, values, 1000, 0.25)
+        pool = pool[clear(pool)]
+        a, b = pool[0 : len(pool) // 2 * 2 : 2], pool[1::2]
+        pair = np.flatnonzero(clear(1 - a - b))[0]
+        largest = np.array([-1.0, a[pair], b[pair], 1 - a[pair] - b[pair]])
+        rest = pool[: length // 2 - 2]
+        block = np.concatenate([largest if index % 2 == 0 else -largest, rest, -rest])
         result[start : start + length] = mean * (1 + rng.uniform(0.1, 0.6) * rng.permutation(block))
     return result.astype(np.float32)
 
