@@ -225,10 +225,12 @@ def _size(node: ast.AST) -> int:
 
 
 def _shape(node: ast.AST) -> str:
-    """A statement's syntax tree as text, with variables numbered in the order of their appearance."""
+    """A statement's syntax tree as text, with variables numbered in the order of their appearance; functions keep their names."""
     numbers: dict[str, int] = {}
 
     def walk(node: object) -> str:
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            return f"{node.func.id}({walk(node.args)},{walk(node.keywords)})"
         if isinstance(node, ast.Name):
             return f"v{numbers.setdefault(node.id, len(numbers))}"
         if isinstance(node, ast.arg):

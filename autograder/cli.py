@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 _EPILOG = """\
 students:     autograder check 4            check your week 4, on your machine
               autograder check 4.2          check one task
+              autograder hint 4.2           a hint for it, in three stages
 instructors:  autograder grade submissions --week 4 --out results/week04
+              autograder report results/week04   what the class misunderstood, as one page
 authors:      autograder build              make stubs and syllabus from their sources
               autograder build --check      fail if anything is stale, leaked or scored wrongly
               autograder selftest           grade the grader: wrong answers must lose points, right ones none
@@ -68,6 +70,16 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--seed", type=int, default=0, help="what the inputs are drawn from (default 0)")
     check.set_defaults(run=_check)
 
+    hint = commands.add_parser(
+        "hint",
+        help="a hint for a task, in three stages",
+        description="Shows a hint for a task. There are three, from a nudge to close to code: try after each of them.",
+    )
+    hint.add_argument("what", metavar="WEEK.TASK", help="4.2, say")
+    hint.add_argument("--stage", type=int, choices=(1, 2, 3), default=1, help="which hint (default 1, the gentlest)")
+    hint.add_argument("--lang", choices=("en", "zh"), default="en", help="its language (default en)")
+    hint.set_defaults(run=_hint)
+
     grade = commands.add_parser(
         "grade",
         help="grade a class in the sandbox",
@@ -75,6 +87,7 @@ def _parser() -> argparse.ArgumentParser:
         "  results.jsonl   one line a student, the source of truth (docs/results.md)\n"
         "  grades.csv      a row a student\n"
         "  feedback/       a page a student\n"
+        "  report.html     what the class misunderstood\n"
         "Stop it whenever you like: the same command goes on where it was, and regrades only what changed.",
         formatter_class=formatter,
     )
@@ -86,6 +99,20 @@ def _parser() -> argparse.ArgumentParser:
     grade.add_argument("--isolation", choices=("bwrap", "process"), help="bwrap (default), or process: reduced isolation")
     grade.add_argument("--quiet", action="store_true", help="no progress bar and no table")
     grade.set_defaults(run=_grade)
+
+    report = commands.add_parser(
+        "report",
+        help="make the class report of a graded week",
+        description="Makes DIR/report.html from the results in DIR and prints what to teach again. The page says which\n"
+        "misunderstandings the class has and how many students share each, how the tasks and the scores came out, and for\n"
+        "every check how hard it is and whether it tells good from weak submissions. `autograder grade` makes it as well:\n"
+        "run this one for the other language, or after an update of the course. It grades nothing and changes no result.\n"
+        "How to read the page: docs/instructors.md.",
+        formatter_class=formatter,
+    )
+    report.add_argument("folder", metavar="DIR", type=Path, help="the folder that was the --out of `autograder grade`")
+    report.add_argument("--lang", choices=("en", "zh"), default="en", help="zh makes DIR/report.zh.html (default en)")
+    report.set_defaults(run=_report)
 
     sample = commands.add_parser(
         "sample",
@@ -127,7 +154,9 @@ def _parser() -> argparse.ArgumentParser:
 def _check(arguments: argparse.Namespace) -> int:
     course = load()
     week, tasks = _what(course, arguments.what)
+    from autograder import home
     from autograder.judge import runner as judge
+    from autograder.report import print_check
 
     path = arguments.file or judge.ROOT / "exercises" / week.folder / week.stub
     if not path.is_file():
@@ -135,10 +164,27 @@ def _check(arguments: argparse.Namespace) -> int:
     runner = judge.Runner(week, arguments.seed, [t.id for t in tasks], arguments.tier)
     runs: list[TaskRun] = []
     # The student's own prints and breakpoints stay on the terminal.
-    runner.run_in_pytest(lambda: runs.extend(runner.run(judge.loopback(path.resolve()))), silent=False)
-    from autograder.report import print_check
+    with home.hidden_packages(week):
+        runner.run_in_pytest(lambda: runs.extend(runner.run(judge.loopback(path.resolve()))), silent=False)
 
     return print_check(runs, path)
+
+
+def _hint(arguments: argparse.Namespace) -> int:
+    week, tasks = _what(load(), arguments.what)
+    if "." not in arguments.what:
+        raise UsageError(f"a hint is for one task: {', '.join(f'autograder hint {t.id}' for t in tasks)}")
+    from autograder import hints
+
+    task, stage = tasks[0], arguments.stage
+    found = hints.of(week, task, arguments.lang)
+    title = task.title.zh if arguments.lang == "zh" else task.title.en
+    print(f"{task.id}  {title} ({stage}/{len(found)})\n\n{found[stage - 1]}\n")
+    if stage < len(found):
+        print(f"autograder hint {task.id} --stage {stage + 1}" + (" --lang zh" if arguments.lang == "zh" else ""))
+    else:
+        print(task.lecture)
+    return 0
 
 
 def _grade(arguments: argparse.Namespace) -> int:
@@ -170,9 +216,25 @@ def _grade(arguments: argparse.Namespace) -> int:
     finally:
         if bar is not None:
             bar.close()
+    from autograder import classreport  # only now: judges were forked from a process without matplotlib
+
+    classreport.write(arguments.out, course)
     if not arguments.quiet:
         print_class(summary, week, arguments.out)
     return 1 if any(r["status"] == "ungraded" for r in summary.results) else 0
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from autograder import classreport
+
+    path, lines = classreport.write(arguments.folder, load(), arguments.lang)
+    print(path)
+    print("what to re-teach:" if arguments.lang == "en" else "需要重讲的内容：")
+    for place, line in enumerate(lines, 1):
+        print(f"{place}. {line}")
+    if not lines:
+        print("nothing that a check has shown" if arguments.lang == "en" else "检查项没有发现需要重讲的内容")
+    return 0
 
 
 def _sample(arguments: argparse.Namespace) -> int:

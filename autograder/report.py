@@ -88,6 +88,7 @@ def print_class(summary: Summary, week: Week, out: Path) -> None:
         print("reduced isolation: level process")
     print(f"{summary.reused} kept from an earlier run; {summary.seconds:.1f} s")
     print(f"results: {out}/results.jsonl   grades: {out}/grades.csv   feedback: {out}/feedback/")
+    print(f"what the class misunderstood: {out}/report.html")
 
 
 def _columns(text: str) -> int:

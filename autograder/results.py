@@ -49,7 +49,7 @@ class Store:
                 if known.get(name) != run[name]:
                     held = known.get(name)
                     raise RunError(f"{folder} holds a run with {name} {held}: pass another --out, or --{name} {held}")
-        _replace(folder / "run.json", json.dumps(run, indent=2) + "\n")
+        replace(folder / "run.json", json.dumps(run, indent=2) + "\n")
 
     def add(self, result: Result) -> None:
         """Append one result and see it to the disk."""
@@ -65,8 +65,8 @@ class Store:
     def finish(self, students: list[str]) -> list[Result]:
         """Rewrite results.jsonl with one line for each of these students, in this order, and grades.csv."""
         results = [self.results[s] for s in students if s in self.results]
-        _replace(self.path, "".join(map(_line, results)))
-        _replace(self.folder / "grades.csv", grades_csv(results))
+        replace(self.path, "".join(map(_line, results)))
+        replace(self.folder / "grades.csv", grades_csv(results))
         return results
 
 
@@ -78,7 +78,30 @@ def read_run(folder: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise RunError(f"{folder}/run.json cannot be read ({error}): pass another --out") from None
+        raise RunError(f"{folder}/run.json cannot be read ({error}): name another folder") from None
+
+
+def read(folder: Path) -> tuple[dict[str, Any], list[Result]]:
+    """run.json and every result of an output folder, by student; nothing of them is taken on trust.
+
+    Raises:
+        RunError: if there are none, or they are not what docs/results.md says.
+    """
+    run, path = read_run(folder), folder / "results.jsonl"
+    if run is None or not path.is_file():
+        raise RunError(f"{folder} holds no results: name the folder that was the --out of `autograder grade`")
+    if not isinstance(run, dict) or type(run.get("week")) is not int or not isinstance(run.get("isolation"), str):
+        raise RunError(f"{folder}/run.json does not say which run this is: name another folder")
+    found: dict[str, Result] = {}
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        try:
+            result = json.loads(line, parse_constant=_refuse)
+        except (ValueError, RecursionError):
+            result = None
+        if not _is_result(result) or result["week"] != run["week"]:
+            raise RunError(f"{path}, line {number} is no result of this run: run the same `autograder grade` again")
+        found[result["student"]] = result
+    return run, [found[student] for student in sorted(found)]
 
 
 @contextlib.contextmanager
@@ -141,6 +164,40 @@ def _encodable(text: str) -> bool:
     return True
 
 
+_NUMBER = (int, float)
+_FIELDS: dict[str, Any] = {"student": str, "week": int, "message": str, "tasks": list, "max_score": _NUMBER}
+_TASK_FIELDS: dict[str, Any] = {"id": str, "score": _NUMBER, "max_score": _NUMBER, "checks": list}
+_CHECK_FIELDS: dict[str, Any] = {
+    "name": str,
+    "property": str,
+    "weight": _NUMBER,
+    "gate": bool,
+    "misconception": (str, type(None)),
+}
+_TASK_STATUSES = ("passed", "partial", "failed", "unattempted", "error", "timeout")
+_CHECK_STATUSES = ("passed", "wrong", "error", "unattempted", "timeout", "crash")
+
+
+def _is_result(value: Any) -> bool:
+    """Whether a line has the fields that are read of it."""
+
+    def has(part: Any, fields: dict[str, Any], statuses: tuple[str, ...]) -> bool:
+        right = isinstance(part, dict) and all(isinstance(part.get(name, ...), kind) for name, kind in fields.items())
+        return right and part.get("status") in statuses
+
+    return (
+        has(value, _FIELDS, ("graded", "ungraded"))
+        and value.get("schema") == SCHEMA
+        and (value["status"] == "ungraded" or isinstance(value.get("score"), _NUMBER))
+        and all(has(task, _TASK_FIELDS, _TASK_STATUSES) for task in value["tasks"])
+        and all(has(c, _CHECK_FIELDS, _CHECK_STATUSES) and c["weight"] > 0 for task in value["tasks"] for c in task["checks"])
+    )
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(constant)
+
+
 def _read_lines(path: Path) -> Iterator[tuple[str, Result]]:
     try:
         data = path.read_bytes()
@@ -153,7 +210,7 @@ def _read_lines(path: Path) -> Iterator[tuple[str, Result]]:
                 yield str(result["student"]), result
 
 
-def _replace(path: Path, text: str) -> None:
+def replace(path: Path, text: str) -> None:
     """Write a file so that a reader sees the old contents or the new, never a part."""
     temporary = path.with_name(f".{path.name}.new")
     with open(temporary, "w", encoding="utf-8", newline="", errors="surrogateescape") as file:

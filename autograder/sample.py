@@ -36,8 +36,12 @@ def write(folder: Path, week: Week, students: int) -> int:
         else:
             (place / week.stub).write_text(source, encoding="utf-8")
 
+    # As in a real class, many share a few mistakes, and the others are rare.
+    shared = [wrong[37 * k % len(wrong)] for k in (3, 2, 3, 1, 3)]
+
     def one_wrong(place: Path, i: int) -> None:
-        (place / week.stub).write_text(wrong[i * 7 % len(wrong)].source, encoding="utf-8")
+        mutant = wrong[i * 7 % len(wrong)] if i % 4 == 1 else shared[i % len(shared)]
+        (place / week.stub).write_text(mutant.source, encoding="utf-8")
 
     def unfinished(place: Path, i: int) -> None:
         done = {task.id for task in week.tasks[: 1 + i % max(1, len(week.tasks) - 1)]}

@@ -160,8 +160,8 @@ def inject_lora(
     A target t matches a module whose full dotted name is t or ends with "." + t: "q" matches "q" and "block.0.q",
     not "block.0.qkv" and not "seq". Only `nn.Linear` is replaced; other modules of a matching name are left. A
     Linear that stands at several names is wrapped once, and the one LoRALinear stands at each name that matches, also
-    where only a later call's targets match it. Nothing inside a LoRALinear is ever wrapped, so a second call with the same targets changes
-    nothing.
+    where only a later call's targets match it. Nothing inside a LoRALinear is ever wrapped, so a second call with the
+    same targets changes nothing.
 
     When it returns, the factors of all LoRALinear layers in the model are trainable and nothing else is:
     embeddings, norms and layers that were not targeted are frozen too.
