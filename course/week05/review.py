@@ -1,4 +1,4 @@
-"""Find the bug. This file runs, and it has 5 bugs: find each, explain what it does to a model, and say how to mend it.
+"""Find the bugs. This file runs, and it has five bugs: find each, explain what it does to a model, and say how to mend it.
 
 It quantises a weight to four bits in blocks, squeezes the constants, and compares two data types. Do not run it first: read it.
 """
