@@ -16,7 +16,7 @@ from autograder.judge.check import CheckFailed, Session, at, check, close, deman
 RESAMPLES = 4000
 # Values, how many of them are the larger one, level. With 4,000 resamples the shares of means below and at the quantile's
 # grid point are more than 7 standard errors of a binomial share away from it.
-CASES = ((5, 1, 0.6), (5, 1, 0.95), (5, 2, 0.7), (7, 5, 0.7), (8, 4, 0.8), (8, 1, 0.95), (8, 6, 0.9))
+CASES = ((5, 1, 0.2), (5, 1, 0.8), (5, 1, 0.6), (5, 1, 0.95), (5, 2, 0.7), (7, 5, 0.7), (8, 4, 0.8), (8, 1, 0.95), (8, 6, 0.9))
 
 
 def two_kinds(rng, n: int, many: int) -> list[float]:
@@ -218,20 +218,25 @@ def test_categories(student, oracle, rng):
 def test_interval_of_scores(student, oracle, rng):
     """ "low" and "high" are bootstrap_ci of the scores, with the evaluator's level, resamples and seed."""
     own = own_interval(student, oracle)
-    kinds = [str(kind) for kind in rng.permutation(["win", "win", "tie", "loss", "win", "tie", "loss", "win", "loss"])]
-    lines = [line_of(rng, kind, "even" if i % 2 == 0 else "odd") for i, kind in enumerate(kinds)]
-    scores = [POINTS[kind] for kind in kinds]
-    for settings in ((0.6, RESAMPLES, 3), (0.5, 101, 8)):
-        with student.aside():
-            supplied(student, own)
-            judge = student.build("week06.judge", margin=MARGIN, answers=ANSWERS)
-            evaluator = student.DialogueEvaluator(judge, *settings)
-            report = student.probe("week06.numbers", evaluator.evaluate(lines))
-            for category, some in ((None, scores), ("even", scores[::2]), ("odd", scores[1::2])):
-                got, want = part(report, category, ("low", "high")), interval(student, some, *settings)
-                name = f"the interval of {'all dialogues' if category is None else f'category {category!r}'}"
-                with at(f"level, resamples, seed = {settings}, scores {some}"):
-                    close(np.array([got["low"], got["high"]]), want, name, atol=1e-12)
+    drawn = [str(kind) for kind in rng.permutation(["win", "win", "tie", "loss", "win", "tie", "loss", "win", "loss"])]
+    compared = []
+    for kinds in (["win", "loss", "loss", "win", "win"], drawn):
+        lines = [line_of(rng, kind, "even" if i % 2 == 0 else "odd") for i, kind in enumerate(kinds)]
+        scores = [POINTS[kind] for kind in kinds]
+        for settings in ((0.6, RESAMPLES, 3), (0.5, 101, 8)):
+            with student.aside():
+                supplied(student, own)
+                judge = student.build("week06.judge", margin=MARGIN, answers=ANSWERS)
+                report = student.probe("week06.numbers", student.DialogueEvaluator(judge, *settings).evaluate(lines))
+                for category, some in ((None, scores), ("even", scores[::2]), ("odd", scores[1::2])):
+                    got, want = part(report, category, ("low", "high")), interval(student, some, *settings)
+                    where = "all dialogues" if category is None else f"category {category!r}"
+                    rung = f"level, resamples, seed = {settings}, scores {some}"
+                    compared.append((np.array([got["low"], got["high"]]), want, f"the interval of {where}", rung))
+    student.note([bool(np.allclose(got, want)) for got, want, *_ in compared])
+    for got, want, name, rung in compared:
+        with at(rung):
+            close(got, want, name, atol=1e-12)
 
 
 @check("6.6", weight=1)
@@ -252,19 +257,36 @@ def test_questions(student, oracle, rng):
     demand(asked == want, f"the judge was asked {asked}\n  expected, in any order: {want}")
 
 
+def refuses(student: Session, lines: list[str], answers: list[str] = ANSWERS) -> None:
+    judge = student.build("week06.judge", margin=MARGIN, answers=answers)
+    evaluator = student.DialogueEvaluator(judge)
+    student.raises("ValueError", act=lambda: evaluator.evaluate(lines))
+
+
 @check("6.6", weight=1, tier="advanced")
-def test_evaluator_refuses(student, oracle, rng):
-    """A line that is no such object, an answer that the judge must not give, or no dialogue at all is a ValueError."""
+def test_incomplete_lines(student, oracle, rng):
+    """A line that lacks one of the four strings, or has something else in its place, is a ValueError."""
+    right = json.loads(line_of(rng, "win", "all"))
+    for key in ("category", "prompt", "reply_a", "reply_b"):
+        with at(f"one line, which lacks {key!r}"):
+            refuses(student, [json.dumps({name: value for name, value in right.items() if name != key})])
+    with at('one line, whose "prompt" is a number'):
+        refuses(student, [json.dumps(right | {"prompt": 7})])
+
+
+@check("6.6", weight=1, tier="advanced")
+def test_unreadable_lines(student, oracle, rng):
+    """A line that is no JSON object is a ValueError, also among others that are right; so is it if there is no dialogue."""
     right = line_of(rng, "win", "all")
-    lacking = json.dumps({key: value for key, value in json.loads(right).items() if key != "reply_b"})
-    number = json.dumps(json.loads(right) | {"prompt": 7})
-    for lines in ([right, lacking], [right, number], [right, "[1, 2]"], [right, "{"], [right, '"text"'], [], ["\n"]):
+    for lines in ([right, "{"], [right, "[1, 2]"], [right, '"text"'], ["{}", right], [], ["\n"]):
         with at(f"lines {lines}"):
-            judge = student.build("week06.judge", margin=MARGIN, answers=ANSWERS)
-            evaluator = student.DialogueEvaluator(judge)
-            student.raises("ValueError", act=lambda e=evaluator, given=lines: e.evaluate(given))
+            refuses(student, lines)
+
+
+@check("6.6", weight=1, tier="advanced")
+def test_verdicts_refused(student, oracle, rng):
+    """An answer of the judge other than "first", "second" and "tie" is a ValueError."""
+    right = line_of(rng, "win", "all")
     for answers in (["first", "B", "tie"], ["A", "second", "tie"], ["First", "Second", "Tie"]):
         with at(f"a judge whose answers are {answers}"):
-            judge = student.build("week06.judge", margin=MARGIN, answers=answers)
-            evaluator = student.DialogueEvaluator(judge)
-            student.raises("ValueError", act=lambda e=evaluator: e.evaluate([right]))
+            refuses(student, [right], answers)
