@@ -103,8 +103,8 @@ def scaler(init_scale: float, growth_interval: int = 1) -> torch.amp.GradScaler:
 
 
 @builder
-def held(value: Tensor) -> Tensor:
-    """A tensor that a check can look at again."""
+def held(value: Any) -> Any:
+    """A tensor, or other data, that a check can look at again."""
     return value
 
 
@@ -187,12 +187,25 @@ def asked(judge: Judge) -> list[list[str]]:
 
 @probe
 def numbers(value: Any) -> Any:
-    """Plain data in which every number is a float, whatever kind it was."""
+    """Plain data in which every number is a float, whatever kind it was, a tensor of one number too."""
     if isinstance(value, dict):
         return {str(key): numbers(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [numbers(item) for item in value]
     return float(value)
+
+
+@probe
+def kinds(value: Any) -> list[str]:
+    """What the numbers in a value are: "number", or the name of their type."""
+    items = value.values() if isinstance(value, dict) else [value]
+    return sorted({"number" if isinstance(item, int | float | np.number) else type(item).__name__ for item in items})
+
+
+@probe
+def plain(value: Any) -> Any:
+    """The value as it is."""
+    return value
 
 
 @probe

@@ -159,10 +159,9 @@ def _tokens(text: str, lang: str) -> list[str]:
 
 
 def _f1(got: list[str], right: list[str]) -> float:
-    if not got or not right:
-        return float(got == right)
     shared = (Counter(got) & Counter(right)).total()
-    return 2 * shared / (len(got) + len(right))  # 2 P R / (P + R), shortened
+    tokens = len(got) + len(right)
+    return 2 * shared / tokens if tokens else 1.0  # 2 P R / (P + R), shortened
 
 
 ### END SOLUTION
@@ -437,9 +436,9 @@ def bootstrap_ci(values: Sequence[float], level: float = 0.95, resamples: int = 
     ### BEGIN SOLUTION 6.5
     if len(values) == 0 or not 0 < level < 1:
         raise ValueError(f"{len(values)} values and level {level}; need at least one value and 0 < level < 1")
-    drawn = np.random.default_rng(seed).choice(np.asarray(values, float), (resamples, len(values)))
-    low, high = np.quantile(drawn.mean(axis=1), [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    drawn = np.random.default_rng(seed).choice(values, (resamples, len(values)))
+    low, high = np.quantile(drawn.mean(axis=1), [(1 - level) / 2, (1 + level) / 2]).tolist()
+    return low, high
     ### END SOLUTION
 
 

@@ -110,6 +110,14 @@ def test_arguments_are_left(student, oracle, rng):
 
 
 @check("6.1", weight=1, tier="advanced")
+def test_plain_figures(student, oracle, rng):
+    """The figures are plain numbers and no tensors."""
+    base, delta = weights_and_update(rng, (4, 11), "bfloat16")
+    found = student.merge_error(tensor(base), tensor(delta), student.build("dtype", name="bfloat16"))
+    equal(student.names_of("week06.kinds", found), ["number"], "the list of kinds of the figures")
+
+
+@check("6.1", weight=1, tier="advanced")
 def test_merge_error_refuses(student, oracle, rng):
     """Shapes that differ are a ValueError, also where they could be broadcast; so is an update of zeros."""
     base, delta = weights_and_update(rng, (4, 11), "bfloat16")
@@ -427,6 +435,19 @@ def test_calls_of_the_model(student, oracle, rng):
     student.note([longest, grads])
     demand(longest <= 5, f"the model got {longest} tokens at once\n  expected: 5 at most, the window")
     demand(not grads, "the model was called with gradients recorded\n  expected: under torch.no_grad()")
+
+
+@check("6.3", weight=1)
+def test_texts_are_left(student, oracle, rng):
+    """Neither logits nor labels nor the text are changed."""
+    logits, labels = draw_pair(rng, 2, 6, 5)
+    ids = rng.integers(0, 7, 9)
+    held = [student.build("week06.held", value=tensor(array)) for array in (logits, labels, ids)]
+    student.perplexity([(held[0], held[1])])
+    model = student.build("week06.language_model", seed=0, vocabulary=7, width=3, memory=2)
+    student.sliding_window_perplexity(model, held[2], 4, 2)
+    for handle, array, name in zip(held, (logits, labels, ids), ("the logits", "the labels", "input_ids"), strict=True):
+        close(student.read(handle, array.shape, array.dtype.name), array, f"{name} afterwards", rtol=0)
 
 
 @check("6.3", weight=1, tier="advanced")
@@ -752,6 +773,24 @@ def test_clipping(student, oracle, rng):
             got, want = step(student, seed, batches, **how), told(oracle, seed, batches, how)
             # clip_grad_norm_ adds 1e-6 to the norm before it divides, others do not: 1e-6 of a gradient of about 1.
             same_step(got, want, rtol=1e-5 if how["norm"] < 1 else 1e-9)
+
+
+@check("6.4", weight=1)
+def test_dialogues_and_batches_are_left(student, oracle, rng):
+    """Neither the dialogues nor the micro-batches are changed, and train_step returns a number, no tensor."""
+    dialogues = [draw_dialogue(rng, roles) for roles in ("ua", "suaua")]
+    held = student.build("week06.held", value=dialogues)
+    student.sft_collate(held, student.build("week06.tokenizer", eos=EOS, pad=PAD), 9)
+    equal(student.probe("week06.plain", held), dialogues, "the dialogues after sft_collate")
+    batch = draw_batch(rng, 3, 5)
+    held = student.build("week06.held", value={name: tensor(array) for name, array in batch.items()})
+    model = student.build("week06.language_model", seed=0, vocabulary=VOCABULARY, width=WIDTH, memory=MEMORY)
+    loss = student.train_step(model, [held], student.build("week06.optimizer", model=model, lr=0.5))
+    equal(student.names_of("week06.kinds", loss), ["number"], "the list of kinds of what train_step returns")
+    left = student.probe("week06.plain", held)
+    equal(sorted(left), sorted(batch), "the list of names in the micro-batch after train_step")
+    for name, array in batch.items():
+        close(student.array(left[name], f'batch["{name}"]', array.shape, "int64"), array, f'batch["{name}"] after it', rtol=0)
 
 
 @check("6.4", weight=1, tier="advanced")
