@@ -109,6 +109,12 @@ def held(value: Any) -> Any:
 
 
 @builder
+def batches(items: list[Any]) -> list[Any]:
+    """A list of batches, which has a name in messages in place of all its numbers."""
+    return items
+
+
+@builder
 def stale(model: nn.Module, value: float) -> nn.Module:
     """The model with a gradient of `value` everywhere, as an earlier pass might have left it."""
     for parameter in model.parameters():

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from autograder.judge.check import CheckFailed, Session, at, check, close, demand, equal, tensor
+from autograder.judge.check import CheckFailed, Handle, Session, at, check, close, demand, equal, tensor
 
 Array = np.ndarray
 
@@ -302,10 +302,8 @@ def draw_pair(rng, rows: int, length: int, vocabulary: int, keep: float = 0.6, s
 
 
 def perplexed(lib: Session, pairs: list[Pair], dtype: str = "float64", once: bool = False) -> float:
-    batches: Any = [(tensor(logits, dtype), tensor(labels)) for logits, labels in pairs]
-    if once:
-        batches = lib.build("week06.once", items=batches)
-    return lib.number(lib.perplexity(batches))
+    batches = [(tensor(logits, dtype), tensor(labels)) for logits, labels in pairs]
+    return lib.number(lib.perplexity(lib.build("week06.once" if once else "week06.batches", items=batches)))
 
 
 def compare_perplexity(student, oracle, pairs: list[Pair], rtol: float = 1e-9, **how: Any) -> None:
@@ -458,7 +456,7 @@ def test_perplexity_refuses(student, oracle, rng):
     labels[:, 0] = 1
     for pairs in ([(logits, labels)], []):
         with at(f"{len(pairs)} batches, in which nothing is to be predicted"):
-            batches = [(tensor(x), tensor(y)) for x, y in pairs]
+            batches = student.build("week06.batches", items=[(tensor(x), tensor(y)) for x, y in pairs])
             student.raises("ValueError", act=lambda b=batches: student.perplexity(b))
     for n in (1, 0):
         refuses_windows(student, n, 4, 2)
@@ -597,6 +595,10 @@ def one_batch(batches: list[dict[str, Array]]) -> dict[str, Array]:
     }
 
 
+def given(lib: Session, batches: list[dict[str, Array]]) -> Handle:
+    return lib.build("week06.batches", items=[{name: tensor(array) for name, array in batch.items()} for batch in batches])
+
+
 def trained(lib: Session, seed: int, batches: list[dict[str, Array]], **how: Any) -> dict[str, Any]:
     """A step of gradient descent: the loss, the parameters after it, how the model was called, and the scaler's scale.
 
@@ -618,7 +620,7 @@ def trained(lib: Session, seed: int, batches: list[dict[str, Array]], **how: Any
         arguments["max_grad_norm"] = how["norm"]
     if "stale" in how:
         lib.build("week06.stale", model=model, value=how["stale"])
-    inputs = [{name: tensor(array) for name, array in batch.items()} for batch in batches]
+    inputs = given(lib, batches)
     loss = lib.number(lib.train_step(model, inputs, optimizer, **arguments))
     after = lib.probe("week06.parameters", model)
     shapes = {f"embed.{i}.weight": (VOCABULARY, WIDTH) for i in range(MEMORY)}
@@ -664,6 +666,18 @@ def uneven(rng) -> list[dict[str, Array]]:
     return [draw_batch(rng, 1, 4, keep=0.1), draw_batch(rng, 4, 7, keep=1.0), draw_batch(rng, 2, 5, keep=0.3)]
 
 
+def even(rng, left: int = 0) -> list[dict[str, Array]]:
+    """Three micro-batches of four tokens to predict each, so that wrong weights show in the check of accumulation alone."""
+    batches = [draw_batch(rng, rows, length, keep=0.0, left=left) for rows, length in ((1, 6), (4, 7), (2, 5))]
+    for batch in batches:
+        ids, labels = batch["input_ids"], batch["labels"]
+        labels[:] = -100
+        places = np.argwhere(np.arange(labels.size).reshape(labels.shape) % labels.shape[1] >= 1 + left)
+        rows, columns = places[rng.permutation(len(places))[:4]].T
+        labels[rows, columns] = ids[rows, columns]
+    return batches
+
+
 @check("6.4", weight=3, gate=True)
 def test_accumulation(student, oracle, rng):
     """A step on several micro-batches is the step on the one large batch: every token counts equally."""
@@ -677,7 +691,7 @@ def test_accumulation(student, oracle, rng):
 def test_one_graph_at_a_time(student, oracle, rng):
     """Each micro-batch is back-propagated before the next one is computed."""
     with student.aside():
-        events = trained(student, 1, uneven(rng))["watched"]["events"]
+        events = trained(student, 1, even(rng))["watched"]["events"]
     student.note(events)
     equal(events, ["forward", "backward"] * 3, "the list of the model's passes, with three micro-batches,")
 
@@ -685,7 +699,7 @@ def test_one_graph_at_a_time(student, oracle, rng):
 @check("6.4", weight=1)
 def test_old_gradients(student, oracle, rng):
     """Gradients from before the step do not count."""
-    seed, batches = int(rng.integers(2**31)), uneven(rng)
+    seed, batches = int(rng.integers(2**31)), even(rng)
     with at("gradients of 3 left on all parameters"):
         same_step(step(student, seed, batches, stale=3.0), told(oracle, seed, batches, {}))
 
@@ -693,17 +707,17 @@ def test_old_gradients(student, oracle, rng):
 @check("6.4", weight=1)
 def test_attention_mask(student, oracle, rng):
     """The model gets the attention mask: padding at the left is not looked at."""
-    seed, batches = int(rng.integers(2**31)), [draw_batch(rng, 2, 6, left=3), draw_batch(rng, 3, 5, left=2)]
-    batches[0]["labels"][-1, 4] = batches[0]["input_ids"][-1, 4]
-    batches[1]["labels"][-1, 3] = batches[1]["input_ids"][-1, 3]
+    seed, batches = int(rng.integers(2**31)), even(rng, left=1)
+    for batch in batches:  # right behind the padding, which the model would see
+        batch["labels"][-1] = np.where(np.arange(batch["labels"].shape[1]) == 2, batch["input_ids"][-1], batch["labels"][-1])
     with at("rows that begin with padding"):
-        same_step(step(student, seed, batches), told(oracle, seed, batches, {}))
+        same_step(step(student, seed, batches[1:2]), told(oracle, seed, batches[1:2], {}))
 
 
 @check("6.4", weight=1)
 def test_nothing_in_a_micro_batch(student, oracle, rng):
     """A micro-batch without anything to predict adds nothing, and a label at position 0 is none."""
-    seed, batches = int(rng.integers(2**31)), uneven(rng)
+    seed, batches = int(rng.integers(2**31)), even(rng)
     batches[1]["labels"][:, 1:] = -100
     batches[1]["labels"][:, 0] = batches[1]["input_ids"][:, 0]
     with at("three micro-batches, the second with labels at position 0 only"):
@@ -714,7 +728,7 @@ def test_nothing_in_a_micro_batch(student, oracle, rng):
 def test_autocast(student, oracle, rng):
     """The forward runs under autocast with the dtype that was given; loss and parameters stay in float32."""
     for dtype in ("bfloat16", "float16"):
-        seed, batches = int(rng.integers(2**31)), uneven(rng)
+        seed, batches = int(rng.integers(2**31)), even(rng)
         how = {"dtype": "float32", "autocast": dtype}
         with at(f"a float32 model, autocast_dtype={dtype}"):
             with student.aside():
@@ -736,7 +750,7 @@ def test_no_autocast(student, oracle, rng):
     for evaluating in (False, True):
         with at("a model in evaluation mode" if evaluating else "a model in training mode"):
             with student.aside():
-                seen = trained(student, 1, uneven(rng), dtype="float32", evaluating=evaluating)["watched"]["seen"]
+                seen = trained(student, 1, even(rng), dtype="float32", evaluating=evaluating)["watched"]["seen"]
             modes = sorted({f"autocast {call['autocast']}, training {call['training']}" for call in seen})
             student.note(modes)
             equal(modes, [f"autocast off, training {not evaluating}"], "the list of modes of the model's forward")
@@ -746,7 +760,7 @@ def test_no_autocast(student, oracle, rng):
 def test_scaler(student, oracle, rng):
     """With a scaler the step is the same, the returned loss too, and the scale is updated once."""
     for scale in (8.0, 2.0**16):
-        seed, batches = int(rng.integers(2**31)), uneven(rng)
+        seed, batches = int(rng.integers(2**31)), even(rng)
         with at(f"a scaler that begins with {scale:g} and doubles at each update"):
             got, want = step(student, seed, batches, scale=scale), told(oracle, seed, batches, {"scale": scale})
             same_step(got, want)
@@ -756,7 +770,7 @@ def test_scaler(student, oracle, rng):
 @check("6.4", weight=1)
 def test_overflow(student, oracle, rng):
     """If a gradient is not finite, the scaler leaves the step out and lowers its scale."""
-    seed, batches = int(rng.integers(2**31)), uneven(rng)
+    seed, batches = int(rng.integers(2**31)), even(rng)
     for how in ({"scale": 8.0, "overflow": True}, {"scale": 8.0, "overflow": True, "norm": 0.01}):
         with at(f"an infinite gradient, {'clipping' if 'norm' in how else 'no clipping'}"):
             got, want = step(student, seed, batches, **how), told(oracle, seed, batches, how)
@@ -767,7 +781,7 @@ def test_overflow(student, oracle, rng):
 @check("6.4", weight=2)
 def test_clipping(student, oracle, rng):
     """The gradients of all micro-batches together are clipped once, after they were unscaled."""
-    seed, batches = int(rng.integers(2**31)), uneven(rng)
+    seed, batches = int(rng.integers(2**31)), even(rng)
     for how in ({"norm": 0.01}, {"norm": 1e3}, {"norm": 0.01, "scale": 2.0**10}):
         with at(", ".join(f"{'max_grad_norm' if name == 'norm' else 'first scale'} {value:g}" for name, value in how.items())):
             got, want = step(student, seed, batches, **how), told(oracle, seed, batches, how)
@@ -804,6 +818,6 @@ def test_step_refuses(student, oracle, rng):
             model = student.build("week06.language_model", seed=0, vocabulary=VOCABULARY, width=WIDTH, memory=MEMORY)
             optimizer = student.build("week06.optimizer", model=model, lr=0.5)
             before = student.read(model.head.weight, (VOCABULARY, WIDTH))
-            inputs = [{name: tensor(array) for name, array in batch.items()} for batch in some]
+            inputs = given(student, some)
             student.raises("ValueError", act=lambda a=(model, inputs, optimizer): student.train_step(*a))
             close(student.read(model.head.weight, (VOCABULARY, WIDTH)), before, "head.weight after the error", rtol=0)

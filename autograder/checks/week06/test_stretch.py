@@ -252,7 +252,10 @@ def test_lines(student, oracle, rng):
 def test_questions(student, oracle, rng):
     """The judge is asked twice for each dialogue, with its prompt and both replies, once in each order."""
     lines = [line_of(rng, kind, "all") for kind in ("win", "tie", "loss")]
-    _, asked = evaluated(student, own_interval(student, oracle), lines)
+    own = own_interval(student, oracle)
+    with student.aside():
+        _, asked = evaluated(student, own, lines)
+    student.note(asked)
     want = oracle(evaluated, False, lines)[1]
     demand(asked == want, f"the judge was asked {asked}\n  expected, in any order: {want}")
 
