@@ -460,7 +460,7 @@ def test_autocast_is_torchs(metrics, llama):
     assert logits.dtype == torch.bfloat16
     want = nn.functional.cross_entropy(logits[:, :-1].float().flatten(0, 1), batch["labels"][:, 1:].flatten())
     got = metrics.train_step(ours, [batch], torch.optim.SGD(ours.parameters(), 0.1), torch.bfloat16)
-    assert got == pytest.approx(float(want), rel=1e-5)
+    assert got == pytest.approx(want.item(), rel=1e-5)
     assert {p.dtype for p in ours.parameters()} == {torch.float32}
 
 

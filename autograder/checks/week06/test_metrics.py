@@ -50,31 +50,29 @@ def compare_figures(student, oracle, names: tuple[str, ...], rtol: float, *args:
 LOOSE = 1e-5
 
 
-@check("6.1", weight=3, gate=True)
-def test_lost(student, oracle, rng):
-    """ "lost" is the share of the entries with a nonzero update that merging leaves at the stored weight."""
+def compare_ladder(student, oracle, rng, name: str) -> None:
     for shape in SHAPES:
         for dtype in STEPS:
             with at(f"weights of shape {shape}, dtype {dtype}"):
-                compare_figures(student, oracle, ("lost",), LOOSE, *weights_and_update(rng, shape, dtype), dtype)
+                compare_figures(student, oracle, (name,), LOOSE, *weights_and_update(rng, shape, dtype), dtype)
+
+
+@check("6.1", weight=3, gate=True)
+def test_lost(student, oracle, rng):
+    """ "lost" is the share of the entries with a nonzero update that merging leaves at the stored weight."""
+    compare_ladder(student, oracle, rng, "lost")
 
 
 @check("6.1", weight=3, gate=True)
 def test_relative_error(student, oracle, rng):
     """ "relative_error" compares the change that took place with the update that was meant, in Frobenius norms."""
-    for shape in SHAPES:
-        for dtype in STEPS:
-            with at(f"weights of shape {shape}, dtype {dtype}"):
-                compare_figures(student, oracle, ("relative_error",), LOOSE, *weights_and_update(rng, shape, dtype), dtype)
+    compare_ladder(student, oracle, rng, "relative_error")
 
 
 @check("6.1", weight=2)
 def test_max_error(student, oracle, rng):
     """ "max_error" is the largest difference of a merged weight from the exact sum of stored weight and update."""
-    for shape in SHAPES:
-        for dtype in STEPS:
-            with at(f"weights of shape {shape}, dtype {dtype}"):
-                compare_figures(student, oracle, ("max_error",), LOOSE, *weights_and_update(rng, shape, dtype), dtype)
+    compare_ladder(student, oracle, rng, "max_error")
 
 
 @check("6.1", weight=1, tier="advanced")
