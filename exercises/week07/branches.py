@@ -121,7 +121,7 @@ def multi_adapter_forward(
         base: the layer that all adapters share, with or without a bias.
         adapters: (A, B, alpha) of each: A of shape (rank, in_features), B of shape (out_features, rank), of base.weight's
             dtype. Every adapter has a rank and an alpha of its own. There may be none.
-        x: shape (batch, ..., in_features), with at least two dimensions; the first one counts samples.
+        x: shape (batch, ..., in_features), with at least two dimensions; the first one counts samples, at least 1 of them.
         adapter_ids: int64, shape (batch,), each an index into `adapters` or -1.
 
     Returns:
@@ -404,4 +404,4 @@ def dpo_loss(
     """
     raise NotImplementedError("Week 7, task 8: dpo_loss")
 
-# stub 69ac6d2b3693eed2
+# stub f3d573461dcf5c84

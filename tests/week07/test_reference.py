@@ -213,7 +213,7 @@ def test_equal_branches_with_equal_weights_stay_equal():
 @st.composite
 def batches(draw_from):
     ranks = draw_from(st.lists(st.integers(1, 3), max_size=4))
-    ids = draw_from(st.lists(st.integers(-1, len(ranks) - 1), max_size=7))
+    ids = draw_from(st.lists(st.integers(-1, len(ranks) - 1), min_size=1, max_size=7))
     between = draw_from(st.lists(st.integers(1, 3), max_size=2))
     return ranks, ids, tuple(between), draw_from(st.booleans()), draw_from(st.sampled_from(DTYPES))
 
