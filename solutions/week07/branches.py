@@ -435,7 +435,7 @@ class QRLoRALinear(nn.Module):
         ### BEGIN SOLUTION 7.7
         _check_rank(rank, base)
         self.base, self.rank = base.requires_grad_(False), rank
-        W = base.weight.detach()
+        W = base.weight
         wide = W.to("cpu", torch.promote_types(W.dtype, torch.float32)).numpy()
         Q, R, order = scipy.linalg.qr(wide, mode="economic", pivoting=True)
         in_place = R[:rank, order.argsort()]
@@ -544,7 +544,7 @@ def _check_rank(rank: int, base: nn.Linear) -> None:
 def _random_rows(rows: int, base: nn.Linear) -> Tensor:
     """Uniform in +-1 / sqrt(in_features), as in nn.Linear; shape (rows, in_features)."""
     bound = 1 / math.sqrt(base.in_features)
-    return base.weight.detach().new_empty(rows, base.in_features).uniform_(-bound, bound)
+    return base.weight.new_empty(rows, base.in_features).uniform_(-bound, bound)
 
 
 ### END SOLUTION

@@ -107,8 +107,9 @@ def test_importance_refuses(student, oracle, rng):
 # --- task 7.6 ---
 
 
-def masks(lib: Session, scores: dict[str, np.ndarray], budget: int) -> dict[str, np.ndarray]:
-    found = lib.probe("week07.plain", lib.allocate_ranks({name: tensor(s) for name, s in scores.items()}, budget))
+def masks(lib: Session, scores: dict[str, np.ndarray], budget: int, dtype: str = "float64") -> dict[str, np.ndarray]:
+    found = lib.probe("week07.dict_of", lib.allocate_ranks({name: tensor(s, dtype) for name, s in scores.items()}, budget))
+    demand(isinstance(found, dict), f"the result is of type {found}\n  expected: a dict")
     equal(sorted(found), sorted(scores), "the list of names in the result")
     return {name: lib.array(found[name], f"the mask of {name}", s.shape, "bool") for name, s in scores.items()}
 
@@ -163,12 +164,9 @@ def test_budget_dtype(student, oracle, rng):
     scores = draw_scores(rng, 2, 3)
     for dtype in ("float32", "float64"):
         with at(f"scores of dtype {dtype}"):
-            wired = {name: tensor(s, dtype) for name, s in scores.items()}
-            found = student.probe("week07.plain", student.allocate_ranks(wired, 3))
-            want = oracle(masks, scores, 3)
+            got, want = masks(student, scores, 3, dtype), oracle(masks, scores, 3)
             for name in scores:
-                got = student.array(found.get(name), f"the mask of {name}", scores[name].shape, "bool")
-                equal(got.tolist(), want[name].tolist(), f"the mask of {name}")
+                equal(got[name].tolist(), want[name].tolist(), f"the mask of {name}")
 
 
 @check("7.6", weight=1, tier="advanced")
