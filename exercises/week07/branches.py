@@ -8,7 +8,8 @@ is yours to choose. Helper functions, private attributes and helper modules besi
 Convention: y = W0 x + b + (alpha / rank) B A x, with A (rank x in_features) and B (out_features x rank), so the
 weight update is dW = (alpha / rank) B A (Hu et al., arXiv:2106.09685, section 4.1). Each layer below replaces that
 dW by another one. In every layer the base is frozen; what the class names as `nn.Parameter` is trainable, nothing else
-is, and it has base.weight's dtype and device. There is no dropout and no merging this week.
+is, and it has base.weight's dtype and device. Whatever is computed is computed in the dtype of its inputs or a wider
+one: a softmax in float32 would spoil a float64 layer. There is no dropout and no merging this week.
 """
 
 from __future__ import annotations
@@ -404,4 +405,4 @@ def dpo_loss(
     """
     raise NotImplementedError("Week 7, task 8: dpo_loss")
 
-# stub f3d573461dcf5c84
+# stub f2e702e71fa3ace0

@@ -207,6 +207,18 @@ def test_equal_branches_with_equal_weights_stay_equal():
         assert (spread < 1e-12) == zero
 
 
+def test_parameters_go_where_the_base_is():
+    """Where values do not matter, the layers can be made on the meta device."""
+    base = nn.Linear(6, 5, device="meta", dtype=torch.bfloat16)
+    layers = [
+        REF.HydraLoRALinear(base, 2, 3, 1.0),
+        REF.DoRALinear(base, 2, 1.0),
+        REF.RandLoRALinear(base, base.weight.new_empty(3, 5), base.weight.new_empty(2, 6, 3), 1.0),
+    ]
+    for parameter in (p for layer in layers for p in layer.parameters()):
+        assert parameter.device.type == "meta" and parameter.dtype == torch.bfloat16
+
+
 # --------------------------------------------------------------------------- 7.2
 
 
