@@ -175,9 +175,9 @@ class DoRALinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Task 7.3: y = W' x + b, with W' as above, from what base.weight, the factors and the magnitude are now.
 
-        The bias is added as it is. In the backward pass the row norms of V count as constants (section 4.3 of the
-        paper, to save memory): lora_A and lora_B get no gradient through them, which is not the true derivative.
-        The gradients of magnitude and x are the true ones.
+        V is divided by its norms as they are, without an epsilon, and the bias is added as it is. In the backward pass the
+        row norms of V count as constants (section 4.3 of the paper, to save memory): lora_A and lora_B get no gradient
+        through them, which is not the true derivative. The gradients of magnitude and x are the true ones.
 
         Args:
             x: shape (..., in_features).
@@ -405,4 +405,4 @@ def dpo_loss(
     """
     raise NotImplementedError("Week 7, task 8: dpo_loss")
 
-# stub f2e702e71fa3ace0
+# stub daf838de6f20b59f

@@ -500,7 +500,7 @@ def dora_start(lib: Session, case: Dora, x: np.ndarray) -> tuple[np.ndarray, np.
     return A, B, magnitude, lib.read(layer(tensor(x)), (len(x), len(case.weight)), free=True)
 
 
-@check("7.3", weight=2)
+@check("7.3", weight=3, gate=True)
 def test_dora_start(student, oracle, rng):
     """In a new layer magnitude holds the norms of the base weight's rows and lora_B is zero: it computes what its base does."""
     for shape in DORAS:
@@ -652,7 +652,7 @@ def rand_start(lib: Session, case: Rand, x: np.ndarray) -> tuple[np.ndarray, np.
     return diag_lambda, diag_gamma, lib.read(layer(tensor(x)), (len(x), len(case.weight)), free=True)
 
 
-@check("7.4", weight=2)
+@check("7.4", weight=3)
 def test_rand_start(student, oracle, rng):
     """A new layer computes what its base does: diag_lambda is zero, while no entry of diag_gamma is, or nothing could learn."""
     for shape in RANDS:
@@ -690,7 +690,7 @@ def rand_names(lib: Session, case: Rand) -> tuple[list[str], list[str], list[str
     return trainable, lib.names_of("week07.parameters", layer), bases
 
 
-@check("7.4", weight=2)
+@check("7.4", weight=3)
 def test_rand_trains(student, oracle, rng):
     """Only the two diagonals train: the bases are buffers and no parameters, and the base is frozen."""
     case = draw_rand(rng, *RANDS[1])
