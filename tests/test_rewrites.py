@@ -107,7 +107,7 @@ def names_in(text: str) -> dict[str, Any]:
 def test_references_still_load_after_all_rewrites(path: Path, tmp_path: Path) -> None:
     source = path.read_text(encoding="utf-8")
     variant = apply(path.name, source, REWRITES)
-    assert list(variant.rewrites) == applicable(source)
+    assert set(applicable(source)) <= set(variant.rewrites)  # one may make room for another
     public = {name for name in vars(imported(path)) if not name.startswith("_")}
     assert public <= set(vars(imported(written(variant, path.name, tmp_path))))
 
