@@ -84,7 +84,8 @@ class LoRALinear(nn.Module):
         y = self.base(x)
         if self.merged or not self.enabled:
             return y
-        return y + self.scaling * F.linear(F.linear(self.dropout(x), self.lora_A), self.lora_B)
+        # Scaled where it is narrowest: rank numbers a token, not out_features.
+        return y + F.linear(self.scaling * F.linear(self.dropout(x), self.lora_A), self.lora_B)
         ### END SOLUTION
 
     def merge(self) -> None:
