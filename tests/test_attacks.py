@@ -179,7 +179,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     with adopting_orphans() as orphans:
         done = subprocess.run(
             [sys.executable, "-c", GRADE, str(submissions), str(out), level],
-            capture_output=True, text=True, errors="replace", timeout=400, env=environment, cwd=root, check=False,
+            capture_output=True, text=True, errors="replace", timeout=900, env=environment, cwd=root, check=False,
         )  # fmt: skip
         deadline = time.monotonic() + 5  # the kernel takes a namespace down in its own time
         while orphans() and time.monotonic() < deadline:
