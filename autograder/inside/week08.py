@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -52,24 +53,35 @@ class Chat(nn.Module):
         return logits if not self.training else logits.flip(-1)
 
 
+@builder
+def chat_model(tables: dict[str, Tensor]) -> nn.Module:
+    """A Chat with these parameters."""
+    return Chat(tables)
+
+
 @probe
 def chat(
-    reply: Callable[..., Any], tables: dict[str, Tensor], plain: bool, training: bool, uniforms: list[float], settings: dict[str, Any]
+    reply: Callable[..., Any],
+    model: Chat,
+    plain: bool,
+    training: bool,
+    uniforms: np.ndarray,
+    settings: dict[str, Any],
 ) -> dict[str, Any]:
     """A reply of the toy model, and how the model and the source of random numbers were used for it.
 
     Args:
-        tables: the model's parameters.
+        model: as chat_model makes it.
         plain: whether the model is handed over as a plain function.
         training: the model's mode before the call.
         uniforms: the random numbers; after the last one they begin again.
         settings: further arguments of generate_reply.
     """
-    model = Chat(tables).train(training and not plain)
+    model.train(training and not plain)
     drawn: list[float] = []
 
     def uniform() -> float:
-        drawn.append(uniforms[len(drawn) % len(uniforms)])
+        drawn.append(float(uniforms[len(drawn) % len(uniforms)]))
         return drawn[-1]
 
     settings = dict(settings)
@@ -96,6 +108,12 @@ def mapping(items: dict[str, Tensor]) -> dict[str, Tensor]:
     return dict(items)
 
 
+@probe
+def parts(mapping: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What a dict of tensors holds."""
+    return dict(mapping)
+
+
 @builder
 def tensors(items: list[Tensor]) -> list[Tensor]:
     """A list of tensors that stays in the worker."""
@@ -105,7 +123,8 @@ def tensors(items: list[Tensor]) -> list[Tensor]:
 @builder
 def embedding(weight: Tensor) -> nn.Embedding:
     """An nn.Embedding that holds `weight`, trainable as new ones are."""
-    layer = nn.Embedding(*weight.shape, dtype=weight.dtype)
+    tokens, width = weight.shape
+    layer = nn.Embedding(tokens, width, dtype=weight.dtype)
     with torch.no_grad():
         layer.weight.copy_(weight)
     return layer
@@ -123,18 +142,21 @@ def generated_gradients(module: Any, task: Tensor, weights: list[Tensor], cotang
     module.zero_grad(set_to_none=True)
     results = module.reparameterize(task, weights)
     total = sum(((result * c).sum() for result, c in zip(results, cotangents, strict=True)), torch.zeros(()))
-    total.backward()  # type: ignore[union-attr]
+    total.backward()
     return {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
 
 
 @probe
 def row_gradients(module: Any, ids: Tensor, hidden: Tensor, cotangents: list[Tensor]) -> dict[str, Any]:
     """Gradients by the parameters and by hidden: of the rows of `ids`, then of the logits of `hidden`."""
-    found: dict[str, Any] = {}
     hidden = hidden.clone().requires_grad_(True)
-    for name, call, cotangent in (("rows", lambda: module(ids), cotangents[0]), ("logits", lambda: module.logits(hidden), cotangents[1])):
+    found: dict[str, Any] = {}
+    for name, result, cotangent in (
+        ("rows", module(ids), cotangents[0]),
+        ("logits", module.logits(hidden), cotangents[1]),
+    ):
         module.zero_grad(set_to_none=True)
-        call().backward(cotangent)
+        result.backward(cotangent)
         found[name] = {n: p.grad for n, p in module.named_parameters() if p.grad is not None}
     return {**found, "hidden": hidden.grad}
 
