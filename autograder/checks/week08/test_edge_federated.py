@@ -458,8 +458,8 @@ def test_greedy(student, oracle, rng):
 @check("8.4", weight=3, gate=True)
 def test_top_p(student, oracle, rng):
     """With top_p each token is drawn from the renormalised nucleus, by one uniform number."""
-    for top_p in (0.3, 0.6, 0.9, 1.0):
-        for _ in range(3):
+    for top_p in (0.05, 0.3, 0.6, 0.9, 1.0):
+        for _ in range(2):
             compare_replies(student, oracle, model(rng, scale=1.0), numbers(rng), top_p=top_p)
 
 
