@@ -84,16 +84,13 @@ def chat(
         drawn.append(float(uniforms[len(drawn) % len(uniforms)]))
         return drawn[-1]
 
-    settings = dict(settings)
-    if settings.get("top_p") is not None:
-        settings["uniform"] = uniform
+    settings = {**settings, "uniform": uniform}
     if "history" in settings:
         settings["history"] = [tuple(turn) for turn in settings["history"]]
     text = reply((lambda ids: model(ids)) if plain else model, Characters(), **settings)
     return {
         "reply": text,
         "drawn": len(drawn),
-        "steps": len(model.seen),
         "shapes": [call["shape"] for call in model.seen],
         "dtypes": sorted({call["dtype"] for call in model.seen}),
         "recorded": any(call["grad"] for call in model.seen),

@@ -253,8 +253,8 @@ def generate_reply(
       included, and the token is the first of the sorted nucleus with which the cumulative sum of these probabilities
       exceeds u.
 
-    The choice of eos_id ends the reply; so do max_new_tokens tokens. The checks keep away from ties, and from sums
-    within 1e-6 of top_p or u.
+    The choice of eos_id ends the reply; so do max_new_tokens tokens. Ties, and sums that equal top_p or u, do not occur
+    in the checks.
 
     While a reply is made no gradient is recorded, and a model that is an `nn.Module` is in evaluation mode; afterwards
     its `training` is what it was.
@@ -277,7 +277,7 @@ def generate_reply(
         The decoded reply: new tokens only, without eos_id.
 
     Raises:
-        ValueError: if top_p or temperature is out of its range, before the model is called.
+        ValueError: if top_p or temperature is out of its range, the temperature in greedy decoding too.
     """
     raise NotImplementedError("Week 8, task 4: generate_reply")
 
@@ -370,4 +370,4 @@ class NewTokenRows(nn.Module):
         """
         raise NotImplementedError("Week 8, task 6: NewTokenRows.state_to_save")
 
-# stub 777c4cc6820ef7b9
+# stub d7c3dec945a39865

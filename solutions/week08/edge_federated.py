@@ -293,8 +293,8 @@ def generate_reply(
       included, and the token is the first of the sorted nucleus with which the cumulative sum of these probabilities
       exceeds u.
 
-    The choice of eos_id ends the reply; so do max_new_tokens tokens. The checks keep away from ties, and from sums
-    within 1e-6 of top_p or u.
+    The choice of eos_id ends the reply; so do max_new_tokens tokens. Ties, and sums that equal top_p or u, do not occur
+    in the checks.
 
     While a reply is made no gradient is recorded, and a model that is an `nn.Module` is in evaluation mode; afterwards
     its `training` is what it was.
@@ -317,7 +317,7 @@ def generate_reply(
         The decoded reply: new tokens only, without eos_id.
 
     Raises:
-        ValueError: if top_p or temperature is out of its range, before the model is called.
+        ValueError: if top_p or temperature is out of its range, the temperature in greedy decoding too.
     """
     ### BEGIN SOLUTION 8.4
     if temperature <= 0 or (top_p is not None and not 0 < top_p <= 1):

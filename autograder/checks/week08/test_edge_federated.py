@@ -532,10 +532,10 @@ def test_mode(student, oracle, rng):
 @check("8.4", weight=1, tier="advanced")
 def test_one_number_each(student, oracle, rng):
     """uniform is called once for each token of a reply, eos_id included, and never in greedy decoding."""
-    for ending in (-9.0, 2.5):
+    for top_p, ending in ((None, -9.0), (0.9, -9.0), (0.9, 2.5)):
         tables, uniforms = model(rng, ending=ending, scale=1.0), numbers(rng)
-        with at(f"top_p=0.9, max_new_tokens=8, a reply that {'may end early' if ending > 0 else 'is cut off'}"):
-            args = tables, uniforms, {"top_p": 0.9}
+        with at(f"top_p={top_p}, max_new_tokens=8, a reply that {'may end early' if ending > 0 else 'is cut off'}"):
+            args = tables, uniforms, {"top_p": top_p}
             got, want = use(student, *args), oracle(use, *args)
             equal(got["drawn"], want["drawn"], "how often uniform was called")
 
