@@ -290,9 +290,12 @@ def clip_and_noise(
     """Task 8.5 (stretch): the noisy average of the clients' updates that client-level differential privacy asks for.
 
     Each update, all its tensors taken together as one vector, is scaled down to the Euclidean norm `clip` if its norm
-    is larger, and is left alone if not. So no client can move the sum by more than `clip`. Gaussian noise with the
-    standard deviation noise_multiplier * clip is added to each number of the sum, and the noisy sum is divided by the
-    number K of clients. Every client counts the same: weights by samples would let one client move the average further.
+    is larger, and is left alone if not. So no client can move the sum by more than `clip`. A guard of up to 1e-6, added
+    to the norm against a division by zero, does no harm.
+
+    Gaussian noise with the standard deviation noise_multiplier * clip is added to each number of the sum, and the noisy
+    sum is divided by the number K of clients. Every client counts the same: weights by samples would let one client
+    move the average further.
 
     The privacy that this buys is for an accountant to say, and is not part of this task.
 
@@ -370,4 +373,4 @@ class NewTokenRows(nn.Module):
         """
         raise NotImplementedError("Week 8, task 6: NewTokenRows.state_to_save")
 
-# stub d7c3dec945a39865
+# stub bc4b091ba9b72379

@@ -44,7 +44,8 @@ def private(
     return parts(lib, lib.clip_and_noise(given, clip, multiplier, hand_over(lib, noise, dtype)), noise, "the average", dtype)
 
 
-def compare_private(student, oracle, updates, clip, multiplier, noise, dtype: str = "float64", rtol: float = 1e-9) -> None:
+def compare_private(student, oracle, updates, clip, multiplier, noise, dtype: str = "float64", rtol: float = 1e-5) -> None:
+    # A guard against division by zero may be added to the norm, as torch does with 1e-6; norms here are 0.1 at least.
     args = updates, clip, multiplier, noise, dtype
     got, want = private(student, *args), oracle(private, *args)
     for name in want:
