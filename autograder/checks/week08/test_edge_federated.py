@@ -72,7 +72,8 @@ def compare_average(student: Session, oracle, clients: list[Client]) -> None:
 
 def compare_exact(student: Session, oracle, clients: list[Client]) -> None:
     (A, B, alpha, residual), (want_A, want_B, want_alpha, want) = exact(student, clients), oracle(exact, clients)
-    # Both products are of the order of 100 at most and may cancel: some ten operations, each rounding by 1e-16 of that. Rounding shows zeros as zeros.
+    # Both products are of the order of 100 at most and may cancel: some ten operations, each rounding by 1e-16 of that.
+    # What is wanted is rounded as well, so that a zero is shown as zero.
     close(residual, want.round(13) + 0.0, "the residual of fedavg_exact", atol=1e-12)
     close(A, want_A, "lora_A of fedavg_exact's averaged factors")
     close(B, want_B, "lora_B of fedavg_exact's averaged factors")
