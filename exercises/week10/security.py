@@ -114,8 +114,8 @@ def fingerprint(adapter: Adapter) -> str:
 
     What lies between is yours: round the update to about a millionth of its largest entry and you are far from both
     sides. Also yours are the bytes that are hashed, whether 8 and 8.0 differ in "config", or a list in another order, and
-    whether you call your `canonicalize`: where it does not work yet, the checks of this task put a pair of matrices with
-    the product B A in its place.
+    whether you call your `canonicalize`: where it does not work yet, the checks of this task put in its place a function
+    that returns another pair, of the same shapes, which depends on B A alone and has it as its product.
 
     Args:
         adapter: as above, well formed and finite.
@@ -270,4 +270,4 @@ def trigger_scan(
     """
     raise NotImplementedError("Week 10, task 7: trigger_scan")
 
-# stub 177779f656a37431
+# stub eee037e55bf89fcf
