@@ -190,7 +190,7 @@ def pgd(model: nn.Module, x: Tensor, y: Tensor, epsilon: float, step_size: float
 
     From x_0 = x (no random start), each step is
 
-        x_{t+1} = clip(x_t + step_size * sign(gradient by x_t of the loss))
+        x_{t+1} = clip(x_t + step_size * sign(gradient by x_t of the loss)),  sign(0) = 0,
 
     where the loss is the cross-entropy of model(x_t) with the labels y, and clip keeps every entry within epsilon of the
     original x and within [0, 1]. The attack raises the loss of the true labels. One step with step_size = epsilon is
@@ -224,8 +224,8 @@ def spectral_detune(merged: list[Tensor], rank: int, steps: int) -> Tensor:
     (in the Frobenius norm), and then W as the mean of all W_i - M_i. Neither half can raise the sum of the squared
     norms ||W_i - W - M_i||_F^2.
 
-    Source: Horwitz, Kahana and Hoshen, "Recovering the Pre-Fine-Tuning Weights of Generative Models", arXiv:2402.10208,
-    section 4. Their rank scheduler, which raises the rank in the course of the iteration, is left out here.
+    Source: Horwitz, Kahana and Hoshen, "Recovering the Pre-Fine-Tuning Weights of Generative Models", arXiv:2402.10208.
+    Their rank scheduler, which raises the rank in the course of the iteration, is left out here.
 
     Args:
         merged: two or more matrices of one shape (d_out, d_in), float64.
@@ -270,4 +270,4 @@ def trigger_scan(
     """
     raise NotImplementedError("Week 10, task 7: trigger_scan")
 
-# stub eee037e55bf89fcf
+# stub d13f91ab2c07ebc6

@@ -369,6 +369,9 @@ def test_gauge(student, oracle, rng):
                 adapter,
                 others + [("B G in the place of B, G^-1 A in that of A", regauged(rng, adapter).sent()) for _ in range(2)],
             )
+    flat = Adapter(CONFIG, {"q.lora_B": np.full((4, 2), 0.5), "q.lora_A": np.full((2, 3), 0.5)})
+    with at("an update whose entries are all equal"):
+        same(student, flat, [("B G in the place of B, G^-1 A in that of A", regauged(rng, flat).sent()) for _ in range(2)])
 
 
 @check("10.3", weight=3, gate=True)
@@ -465,6 +468,11 @@ def test_order(student, oracle, rng):
     keys = sorted(adapter.factors, key=lambda key: key[::-1])
     others = [("the tensors", tensors), ("the configuration", config), ("a dict in the configuration", inner)]
     others.append(("the tensors, all B first", adapter._replace(factors={key: adapter.factors[key] for key in reversed(keys)})))
+    many = draw_adapter(rng, {f"layers.{i}.q": (2, 1) for i in range(40)}, rank=1)
+    shuffled = [
+        many._replace(factors={key: many.factors[key] for key in map(str, rng.permutation(list(many.factors)))}) for _ in range(2)
+    ]
+    same(student, many, [("the tensors of 40 layers in another order", other.sent()) for other in shuffled])
     same(student, adapter, [(f"{what} in another order", other.sent()) for what, other in others])
 
 
@@ -490,9 +498,12 @@ def test_wider_dtypes(student, oracle, rng):
 def test_zeros(student, oracle, rng):
     """Entries that are zero but for rounding do not disturb the fingerprint, and an update may be zero."""
     prepare(student, oracle)
-    adapter = draw_adapter(rng, {"q": (7, 6), "v": (3, 4)}, rank=3)
+    adapter = draw_adapter(rng, {"q": (7, 6), "v": (3, 4), "up": (2, 2)}, rank=3)
+    # The update [[0, -2], [-3, -5]]: nothing is above zero but rounding.
+    adapter = adapter.put(up__lora_B=np.array([[1.0, -1, 0], [-2, -1, 0]]), up__lora_A=np.array([[1.0, 1], [1, 3], [0, 0]]))
     B, A = adapter.factors["q.lora_B"].copy(), adapter.factors["q.lora_A"].copy()
     B[1:3], A[:, :4] = [[1, -2, 1], [2, 1, -1]], np.outer([1, 3, 5], [1, -2, 3, 0.5])  # exactly orthogonal
+    B[3] *= 1e-11  # a row that is nearly nothing beside the others
     adapter = adapter.put(q__lora_B=B, q__lora_A=A)
     thin = adapter.put(v__lora_B=np.zeros((3, 3)))
     others = [regauged(rng, thin) for _ in range(3)]
@@ -560,7 +571,9 @@ def test_malformed(student, oracle, rng):
         ("a B with a NaN", vetted.put(layers__0__q__lora_B=broken_B)),
         ("an A with an infinity", vetted.put(layers__0__q__lora_A=broken_A)),
         ("a B that is a vector", vetted.put(layers__0__q__lora_B=B[:, 0])),
-        ("an A with three dimensions", vetted.put(layers__0__q__lora_A=A[None])),
+        ("an A that is a vector", vetted.put(layers__0__q__lora_A=A[:, 0])),
+        ("a B with three dimensions", vetted.put(layers__0__q__lora_B=B[:, :, None])),
+        ("an A with three dimensions", vetted.put(layers__0__q__lora_A=A[:, :, None])),
         ("a B that does not fit its A", vetted.put(layers__0__q__lora_B=wide["layers__0__q__lora_B"])),
         ("one layer of rank 3, where the configuration says 2", vetted.put(**wide)),
         ("another rank in the configuration", vetted.configured(rank=4)),

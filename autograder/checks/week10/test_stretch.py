@@ -70,9 +70,12 @@ def test_range(student, oracle, rng):
 
 @check("10.5", weight=1)
 def test_nothing_to_do(student, oracle, rng):
-    """With no step, or epsilon = 0, x comes back."""
+    """With no step, or epsilon = 0, x comes back, and an entry with a zero gradient stays."""
     compare_attacks(student, oracle, draw_attack(rng, (3, 2), 0.1, 0.05, 0))
     compare_attacks(student, oracle, draw_attack(rng, (3, 2), 0.0, 0.05, 3))
+    case = draw_attack(rng, (3, 4), 0.1, 0.05, 3)
+    case.weights[0][:, 0] = 0  # the first input is not looked at, so its gradient is zero and it stays
+    compare_attacks(student, oracle, case)
 
 
 @check("10.5", weight=2)
@@ -136,7 +139,7 @@ def test_attack_refused(student, oracle, rng):
 
 # d_out, d_in, models, rank, steps; smallest first
 # Two models never leave the mean: what is truncated is of opposite sign.
-MERGES = ((3, 3, 3, 1, 1), (4, 3, 3, 1, 2), (5, 6, 4, 2, 3), (6, 4, 5, 1, 1))
+MERGES = ((3, 3, 3, 1, 1), (4, 3, 3, 1, 2), (5, 6, 4, 2, 3), (6, 4, 5, 1, 1), (4, 5, 2, 1, 3), (3, 4, 3, 3, 2))
 
 
 def draw_merged(rng, d_out: int, d_in: int, models: int, rank: int) -> tuple[np.ndarray, list[np.ndarray]]:
