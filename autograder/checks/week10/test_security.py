@@ -369,7 +369,7 @@ def test_gauge(student, oracle, rng):
                 adapter,
                 others + [("B G in the place of B, G^-1 A in that of A", regauged(rng, adapter).sent()) for _ in range(2)],
             )
-    flat = Adapter(CONFIG, {"q.lora_B": np.full((4, 2), 0.5), "q.lora_A": np.full((2, 3), 0.5)})
+    flat = Adapter(CONFIG, {"q.lora_B": np.array([[1.0, 0], [0, 1], [0.5, 0.5], [2, -1]]), "q.lora_A": np.ones((2, 3))})
     with at("an update whose entries are all equal"):
         same(student, flat, [("B G in the place of B, G^-1 A in that of A", regauged(rng, flat).sent()) for _ in range(2)])
 
