@@ -153,7 +153,7 @@ def export_onnx(model: nn.Module, example: Tensor, path: str | os.PathLike[str])
     """Task 11.4: write a model with LoRA layers as an ONNX file that needs neither PyTorch nor LoRA any more.
 
     - The file computes what `model` computes in evaluation mode, within float32 rounding (1e-5), whatever mode `model`
-      is in.
+      is in; there is no Dropout node in it.
     - Its input is called "x" and its output "y", and x may have any number of rows, 1 included.
     - Every LoRALinear is merged: in the file it is one matrix product (a Gemm or MatMul node) like any nn.Linear, and
       takes no more time.
@@ -252,4 +252,4 @@ def stack_tasks(loras: Sequence[LoRA]) -> LoRA:
     """
     raise NotImplementedError("Week 11, task 7: stack_tasks")
 
-# stub 6af80dda72940bf7
+# stub 2e26d020c2d0c158

@@ -435,10 +435,17 @@ def test_compressed_dtypes(student, oracle, rng):
         stored = lora._replace(A=held(lora.A, dtype), B=held(lora.B, dtype))
         with at(f"factors in {dtype}"):
             want = oracle(compressed, stored, 2)[0]
-            got, size = compressed(student, stored, 2, dtype)
+            try:
+                got, size = compressed(student, stored, 2, dtype)
+                rank = pruned_rank(student, stored, 0.9999999, dtype)
+            except CheckFailed as error:
+                # torch says that it lacks an SVD in half precision as the stub says that a task is not done
+                if error.kind == "unattempted" and dtype != "float32":
+                    raise CheckFailed(str(error), "error") from None
+                raise
             # both factors are rounded to the dtype; before that, the SVD errs by some eps of float32 of the largest value
             close(got, want, "B A of the new factors", rtol=100 * 2.0**-23, atol=2 * eps * size)
-            equal(pruned_rank(student, stored, 0.9999999, dtype), 3, "the rank at an energy of nearly 1")
+            equal(rank, 3, "the rank at an energy of nearly 1")
 
 
 def pruned_rank(lib: Session, lora: Adapter, energy: float, dtype: str) -> int:
@@ -505,9 +512,8 @@ def test_exported(student, oracle, rng):
     """In onnxruntime the file computes what the model computes in evaluation mode."""
     seed, found = exported(student, rng, fresh=True)
     want = oracle(in_torch, seed)[0]
-    student.note(found["given"][0] if found["repeats"] else "no two runs are equal")
+    student.note(found["given"][0])
     got = given(student, found, 0)
-    demand(found["repeats"], "the file's output differs from run to run for one input\n  expected: evaluation mode, without dropout")
     # float32: some ten operations an entry, of terms that are a few times the largest result; see the contract for 1e-5
     close(got, want, f"the file's output for {ROWS} rows, as many as the example has", rtol=1e-5, atol=1e-5)
 
@@ -539,6 +545,14 @@ def test_merged_in_the_file(student, oracle, rng):
     _, found = exported(student, rng)
     student.note(found["products"])
     equal(found["products"], 3, "the number of Gemm and MatMul nodes in the file of a model with two LoRALinear and one Linear")
+
+
+@check("11.4", weight=2)
+def test_no_dropout_in_the_file(student, oracle, rng):
+    """The file is that of evaluation mode: no Dropout node is in it, which some runtimes would obey."""
+    _, found = exported(student, rng)
+    student.note(found["dropouts"])
+    equal(found["dropouts"], 0, "the number of Dropout nodes in the file of a model in training mode, with dropout")
 
 
 @check("11.4", weight=1)
