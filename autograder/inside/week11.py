@@ -56,9 +56,15 @@ def table(values: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 @builder
-def values(table: dict[str, Tensor]) -> list[Tensor]:
-    """The very tensors of a table."""
+def updates(table: dict[str, Tensor]) -> list[Tensor]:
+    """The very tensors of a table, in a list."""
     return list(table.values())
+
+
+@builder
+def adapters(cls: Callable[..., Any], items: list[dict[str, list[Any]]]) -> list[dict[str, Any]]:
+    """For each adapter a `cls` of lora_A, lora_B and alpha for each of its names."""
+    return [{name: cls(*parts) for name, parts in item.items()} for item in items]
 
 
 @probe

@@ -107,7 +107,7 @@ def same(a: Any, b: Any) -> bool:
     if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
         if a.shape != b.shape or a.dtype != b.dtype:
             return False
-        scale = float(np.abs(a.astype(np.float64)).max(initial=0.0, where=np.isfinite(a)))
+        scale = float(np.abs(a.astype(np.float64)).max(initial=0.0))
         return bool(np.allclose(a, b, rtol=_RTOL, atol=_RTOL * scale, equal_nan=True))
     if type(a) is not type(b):
         return False

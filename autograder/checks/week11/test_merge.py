@@ -40,14 +40,18 @@ MODELS: tuple[tuple[dict[str, tuple[int, int]], tuple[dict[str, tuple[int, float
 )
 
 
+def parts(adapter: dict[str, Adapter], dtype: str) -> dict[str, list[Any]]:
+    return {name: [tensor(one.A, dtype), tensor(one.B, dtype), one.alpha] for name, one in adapter.items()}
+
+
 def merged(
     lib: Session, base: Base, adapters: Adapters, weights: list[float], dtype: str | None, stored: str, factors: str
 ) -> Base:
     """The merged weights. `stored`, `factors`: the dtypes of the weights and the factors passed in; dtype None: the default."""
     given = {name: tensor(W, stored) if W.dtype.kind == "f" else tensor(W) for name, W in base.items()}
-    made = [{name: one.made(lib, factors) for name, one in adapter.items()} for adapter in adapters]
+    made = lib.build("week11.adapters", cls=lib.LoRA, items=[parts(adapter, factors) for adapter in adapters])
     options = {} if dtype is None else {"dtype": lib.build("dtype", name=dtype)}
-    result = lib.merge_loras(given, made, weights, **options)
+    result = lib.merge_loras(lib.build("week11.table", values=given), made, weights, **options)
     equal(lib.names_of("week11.keys", result), sorted(base), "the list of names in the result")
     # bfloat16 travels as float32; what is no floating-point number keeps its type
     return {
@@ -201,7 +205,7 @@ def test_merge_leaves_the_base(student, oracle, rng):
     for dtype in ("float32", "float64"):
         with at(f"weights, factors and result in {dtype}"):
             kept = student.build("week11.table", values={"q": tensor(base["q"], dtype)})
-            made = [{"q": a["q"].made(student, dtype)} for a in adapters]
+            made = student.build("week11.adapters", cls=student.LoRA, items=[parts(adapter, dtype) for adapter in adapters])
             student.keep(student.merge_loras(kept, made, weights, student.build("dtype", name=dtype)))
             found = student.array(student.probe("week11.entry", kept, "q"), 'base["q"] afterwards', base["q"].shape, dtype)
             close(found, base["q"].astype(dtype), 'base["q"] afterwards', rtol=0)
@@ -211,7 +215,12 @@ def test_merge_leaves_the_base(student, oracle, rng):
 
 
 def ties(lib: Session, deltas: list[np.ndarray], density: float, scale: float) -> np.ndarray:
-    return lib.read(lib.ties_merge([tensor(d) for d in deltas], density, scale), deltas[0].shape, deltas[0].dtype.name)
+    return lib.read(lib.ties_merge(updates(lib, deltas), density, scale), deltas[0].shape, deltas[0].dtype.name)
+
+
+def updates(lib: Session, deltas: list[np.ndarray]) -> Handle:
+    table = lib.build("week11.table", values={str(k): tensor(delta) for k, delta in enumerate(deltas)})
+    return lib.build("week11.updates", table=table)
 
 
 def compare_ties(student, oracle, deltas, density: float, scale: float = 1.0, rtol: float = 1e-9) -> None:
@@ -297,7 +306,7 @@ def test_ties_refuses(student, oracle, rng):
     cases += (("no update", [], 0.5), ("shapes (2, 3) and (3, 2)", [first, second], 0.5))
     for name, deltas, density in cases:
         with at(name):
-            student.raises("ValueError", act=lambda d=deltas, k=density: student.ties_merge([tensor(one) for one in d], k))
+            student.raises("ValueError", act=lambda d=deltas, k=density: student.ties_merge(updates(student, d), k))
 
 
 @check("11.2", weight=1)
@@ -307,7 +316,7 @@ def test_ties_leaves_the_updates(student, oracle, rng):
         deltas = {"a": rng.standard_normal((3, 4)).astype(dtype), "b": rng.standard_normal((3, 4)).astype(dtype)}
         with at(f"two updates in {dtype}"):
             kept = student.build("week11.table", values={name: tensor(d) for name, d in deltas.items()})
-            listed = student.build("week11.values", table=kept)
+            listed = student.build("week11.updates", table=kept)
             student.read(student.ties_merge(listed, 0.5), (3, 4), dtype)
             for name, delta in deltas.items():
                 found = student.array(student.probe("week11.entry", kept, name), "an update afterwards", (3, 4), dtype)

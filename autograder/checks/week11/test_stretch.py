@@ -113,7 +113,7 @@ def test_dare_ends(student, oracle, rng):
     for dtype in ("float32", "float64"):
         with at(f"an update in {dtype}"):
             kept = student.build("week11.table", values={"delta": tensor(delta, dtype)})
-            student.read(student.dare(student.build("week11.values", table=kept)[0], 0.5, source), (4, 5), dtype, free=True)
+            student.read(student.dare(student.build("week11.updates", table=kept)[0], 0.5, source), (4, 5), dtype, free=True)
             found = student.array(student.probe("week11.entry", kept, "delta"), "the update afterwards", (4, 5), dtype)
             close(found, delta.astype(dtype), "the update afterwards", rtol=0)
 
