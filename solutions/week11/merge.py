@@ -80,8 +80,7 @@ def merge_loras(
         OverflowError: if a number is too large for `dtype`, and so became infinite, in a weight of any name.
     """
     ### BEGIN SOLUTION 11.1
-    if len(weights) != len(adapters):
-        raise ValueError(f"{len(adapters)} adapters and {len(weights)} weights")
+    pairs = list(zip(adapters, weights, strict=True))  # a ValueError if there are more of the one
     unknown = {name for adapter in adapters for name in adapter} - base.keys()
     if unknown:
         raise ValueError(f"the base has no {sorted(unknown)}")
@@ -92,7 +91,7 @@ def merge_loras(
             merged[name] = W0
             continue
         W = W0.to(wide)
-        for adapter, weight in zip(adapters, weights, strict=True):
+        for adapter, weight in pairs:
             if name in adapter:
                 A, B, alpha = adapter[name]
                 W = W + weight * alpha / len(A) * (B.to(wide) @ A.to(wide))
@@ -188,7 +187,7 @@ def prune_by_energy(lora: LoRA, energy: float) -> LoRA:
     if not 0 < energy <= 1:
         raise ValueError(f"energy must be in (0, 1], not {energy}")
     held = torch.linalg.svdvals(_product(lora)).square().cumsum(dim=0)
-    return svd_compress(lora, min(1 + int((held < energy * held[-1]).sum()), len(lora.lora_A)))
+    return svd_compress(lora, 1 + int((held < energy * held[-1]).sum()))
     ### END SOLUTION
 
 
@@ -226,7 +225,7 @@ def export_onnx(model: nn.Module, example: Tensor, path: str | os.PathLike[str])
             layer.base.weight.data += layer.alpha / len(layer.lora_A) * (layer.lora_B.data @ layer.lora_A.data)
             merged.set_submodule(name, layer.base)
     names = {"input_names": ["x"], "output_names": ["y"]}
-    torch.onnx.export(merged, (example,), path, dynamo=True, dynamic_shapes=({0: "rows"},), verbose=False, **names)
+    torch.onnx.export(merged, (example,), path, dynamo=True, dynamic_shapes=({0: "rows"},), **names)
     ### END SOLUTION
 
 
@@ -271,7 +270,7 @@ def compress_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
     """
     ### BEGIN SOLUTION 11.6
     scale = weight.abs().amax(dim=1, keepdim=True) / 127
-    codes = (weight / scale.where(scale > 0, 1)).round().to(torch.int8)
+    codes = (weight / scale.clamp(min=torch.finfo(scale.dtype).tiny)).round().to(torch.int8)
     return codes, scale
     ### END SOLUTION
 
@@ -283,7 +282,7 @@ def decompress_int8(codes: Tensor, scale: Tensor) -> Tensor:
         The shape of `codes`, the dtype of `scale`.
     """
     ### BEGIN SOLUTION 11.6
-    return codes.to(scale.dtype) * scale
+    return codes * scale
     ### END SOLUTION
 
 
@@ -322,10 +321,10 @@ def stack_tasks(loras: Sequence[LoRA]) -> LoRA:
         loras: of one weight, at least one, of one dtype; their ranks and alphas may differ.
 
     Returns:
-        A LoRA of the same dtype; alpha is a float.
+        A LoRA of the same dtype.
     """
     ### BEGIN SOLUTION 11.7
     A = torch.cat([lora.lora_A for lora in loras])
     B = torch.cat([lora.alpha / len(lora.lora_A) * lora.lora_B for lora in loras], dim=1)
-    return LoRA(A, B, float(len(A)))
+    return LoRA(A, B, len(A))
     ### END SOLUTION

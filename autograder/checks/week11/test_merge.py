@@ -387,20 +387,20 @@ def pruned(lib: Session, lora: Adapter, energy: float, dtype: str = "float64") -
     return shape[0], product_of(lib, new, lora, shape[0], dtype)[0]
 
 
-# Singular values, and energies well between the shares that 1, 2, ... of them hold. The squares of (4, 2, 1) hold
+# in_features and out_features, singular values, and energies well between the shares that 1, 2, ... of them hold. The squares of (4, 2, 1) hold
 # 76, 95 and 100 %; unsquared they would hold 57, 86 and 100 %.
-ENERGIES: tuple[tuple[tuple[float, ...], tuple[float, ...]], ...] = (
-    ((3.0, 1.0), (0.85, 0.95)),
-    ((4.0, 2.0, 1.0), (0.3, 0.7, 0.85, 0.97)),
-    ((5.0, 4.9, 2.0, 1.5, 0.1), (0.4, 0.6, 0.9, 0.96, 0.999)),
+ENERGIES: tuple[tuple[tuple[int, int], tuple[float, ...], tuple[float, ...]], ...] = (
+    ((3, 2), (3.0, 1.0), (0.85, 0.95)),
+    ((7, 6), (4.0, 2.0, 1.0), (0.3, 0.7, 0.85, 0.97)),
+    ((7, 6), (5.0, 4.9, 2.0, 1.5, 0.1), (0.4, 0.6, 0.9, 0.96, 0.999)),
 )
 
 
 @check("11.3", weight=3, gate=True)
 def test_pruned(student, oracle, rng):
     """The rank is the smallest whose singular values, squared, sum to the asked share of all; the result is its truncation."""
-    for values, energies in ENERGIES:
-        lora = with_spectrum(rng, 7, 6, list(values), 3.0)
+    for sizes, values, energies in ENERGIES:
+        lora = with_spectrum(rng, *sizes, list(values), 3.0)
         for energy in energies:
             with at(f"singular values of B A {', '.join(map(str, values))}, energy={energy}"):
                 (rank, product), (want_rank, want) = pruned(student, lora, energy), oracle(pruned, lora, energy)
