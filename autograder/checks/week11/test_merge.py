@@ -387,8 +387,8 @@ def pruned(lib: Session, lora: Adapter, energy: float, dtype: str = "float64") -
     return shape[0], product_of(lib, new, lora, shape[0], dtype)[0]
 
 
-# in_features and out_features, singular values, and energies well between the shares that 1, 2, ... of them hold. The squares of (4, 2, 1) hold
-# 76, 95 and 100 %; unsquared they would hold 57, 86 and 100 %.
+# in_features and out_features, singular values, and energies well between the shares that 1, 2, ... of them hold. The
+# squares of (4, 2, 1) hold 76, 95 and 100 %; unsquared they would hold 57, 86 and 100 %.
 ENERGIES: tuple[tuple[tuple[int, int], tuple[float, ...], tuple[float, ...]], ...] = (
     ((3, 2), (3.0, 1.0), (0.85, 0.95)),
     ((7, 6), (4.0, 2.0, 1.0), (0.3, 0.7, 0.85, 0.97)),
