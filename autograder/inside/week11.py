@@ -98,7 +98,7 @@ def exported(export: Callable[..., Any], model: nn.Module, example: Tensor, inpu
         with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
             export(model, example, str(path))
         found = _of_file(path, inputs)
-    return found | state(model)
+    return {**found, **state(model)}
 
 
 @probe
@@ -153,5 +153,5 @@ def penalised(
     tables = {"parameters": parameters, "old": old, "fisher": fisher}
     leaves = {f"{kind}.{name}": tensor.requires_grad_(True) for kind, table in tables.items() for name, tensor in table.items()}
     value = penalty(parameters, old, fisher, strength)
-    value.backward()
+    torch.autograd.backward(value)
     return {"value": value, "gradients": {name: leaf.grad for name, leaf in leaves.items() if leaf.grad is not None}}
