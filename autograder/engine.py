@@ -37,6 +37,7 @@ from autograder.manifest import Course, Task, Week
 
 BATCH = 6
 RESTARTS = 3
+FEW = 12  # submissions for which it is cheaper to run a mutant when a failure asks for it than all of them before the judges fork
 Item = tuple[Submission, str]  # a submission and the key of its result
 
 
@@ -123,7 +124,8 @@ def grade(
         progress(kept, len(folders))
         if pending:
             todo = ((s, _key(s, checks, seed)) for s in (intake.read(n, f, week) for n, f in pending))
-            for done, result in enumerate(_run(week, seed, isolation, jobs, todo, summary), kept + 1):
+            results_of = _run(week, seed, isolation, jobs, todo, summary, few=len(pending) <= FEW)
+            for done, result in enumerate(results_of, kept + 1):
                 store.add(result)
                 progress(done, len(folders))
         summary.results = store.finish([name for name, _ in folders])
@@ -136,14 +138,16 @@ def grade(
 # --- in the parent ---
 
 
-def _run(week: Week, seed: int, isolation: str, jobs: int, todo: Iterable[Item], summary: Summary) -> Iterator[results.Result]:
+def _run(
+    week: Week, seed: int, isolation: str, jobs: int, todo: Iterable[Item], summary: Summary, few: bool
+) -> Iterator[results.Result]:
     """Yield each submission's result as they come."""
     waiting: list[Item] = []
     alone: list[Item] = []
     source = iter(todo)
     for restart in range(RESTARTS + 1):
         try:
-            with _pool(week, seed, isolation, jobs, summary) as pool:
+            with _pool(week, seed, isolation, jobs, summary, few) as pool:
                 running: dict[Future[tuple[list[Answer], dict[str, float]]], list[Item]] = {}
                 try:
                     while True:
@@ -183,14 +187,14 @@ def _take(waiting: list[Item], source: Iterator[Item]) -> list[Item]:
 
 
 @contextlib.contextmanager
-def _pool(week: Week, seed: int, isolation: str, jobs: int, summary: Summary) -> Iterator[ProcessPoolExecutor]:
+def _pool(week: Week, seed: int, isolation: str, jobs: int, summary: Summary, few: bool) -> Iterator[ProcessPoolExecutor]:
     """A sandbox that has passed its canary, and judges that were forked warm from this process."""
     _one_thread(week)
     runner = Runner(week, seed)
     own = f"autograder.inside.{week.folder}"  # the week's own builders and probes, if it has any
     preload = [*week.preload, own] if find_spec(own) else week.preload
     with contextlib.closing(sandbox.Zygotes(isolation, jobs, preload, week.hidden_packages)) as zygotes:
-        runner.run_in_pytest(runner.prepare)  # while the zygotes warm up
+        runner.run_in_pytest(lambda: runner.prepare(mutants=not few))  # while the zygotes warm up
         zygotes.wait()
         summary.cpu_seconds["zygote"] += zygotes.cpu_seconds
         _canary(runner, zygotes.sockets[0])

@@ -242,9 +242,7 @@ def nbgraded(folder: Path, week: Week, sample: list[Path], ours: engine.Summary)
         if score != (mine["score"] if mine["score"] == mine["max_score"] else 0):
             print(f"  {name}, task {task}: nbgrader gives {score:g} points, the sandbox {mine['score']:g}")
     same = sum(score == mine["score"] for *_, mine, score in wanted)
-    print(
-        f"  the same points for {same} of {len(wanted)} tasks; a cell is all or nothing, so {partial} partial ones are 0\n"
-    )
+    print(f"  the same points for {same} of {len(wanted)} tasks; a cell is all or nothing, so {partial} partial ones are 0\n")
     return Timed((whole.cpu - start.cpu) / len(sample), (whole.wall - start.wall) / len(sample))
 
 

@@ -1,5 +1,6 @@
 #!/bin/sh
-# Writes a sample class of week 4 (right, wrong and broken answers) and grades it, sandboxed as well as this machine allows.
+# Writes a sample class (right, wrong and broken answers) for each week and grades it, sandboxed as well as this machine allows.
+# WEEKS='2 4' takes those weeks only, STUDENTS=24 a larger class.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -9,5 +10,9 @@ if problem=$(.venv/bin/python -c 'from autograder.sandbox import bwrap_problem a
     echo "going on at level process: reduced isolation" >&2
     level=process
 fi
-.venv/bin/autograder sample build/demo/submissions --week 4 --students "${STUDENTS:-24}"
-.venv/bin/autograder grade build/demo/submissions --week 4 --out "build/demo/results-$level" --isolation "$level"
+weeks=${WEEKS:-$(.venv/bin/python -c 'from autograder.manifest import load; print(*[w.number for w in load().weeks if w.tasks])')}
+for week in $weeks; do
+    echo "--- week $week"
+    .venv/bin/autograder sample "build/demo/week$week/submissions" --week "$week" --students "${STUDENTS:-12}"
+    .venv/bin/autograder grade "build/demo/week$week/submissions" --week "$week" --out "build/demo/week$week/results-$level" --isolation "$level"
+done

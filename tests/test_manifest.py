@@ -203,7 +203,7 @@ CASES: list[tuple[Keys, Any, str]] = [
     (task(2, "id"), "41.2", "week 4: task 41.2 must have an id of week 4, such as 4.1"),
     (task(2, "id"), 4.2, 'week 4, task in place 2: id must be the week and the task, such as "4.2", not 4.2'),
     (week(4, "task"), [4], "week 4: task in place 1 must be a table, not 4"),
-    (week(5, "number"), 3, "week 3 is listed twice; number the weeks 1, 2, 3, ... in order"),
+    (week(5), RAW["week"][2], "week 3 is listed twice; number the weeks 1, 2, 3, ... in order"),
     (week(COUNT, "number"), COUNT + 1, f"week {COUNT + 1} stands in place {COUNT}; number the weeks 1, 2, 3"),
     (("limits",), DELETE, "limits is missing; add it"),
     (week(1, "number"), 0, "week 0: number must be an integer from 1 to 99, not 0"),

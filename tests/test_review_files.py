@@ -20,6 +20,7 @@ def test_the_key_explains_as_many_bugs_as_the_file_announces(week: Week) -> None
     said = re.search(r"\b(three|four|five) (?:planted )?bugs\b", ast.get_docstring(ast.parse(source)) or "", re.IGNORECASE)
     assert said, "the docstring does not say how many bugs there are"
     key = (ROOT / "solutions" / week.folder / "review.md").read_text(encoding="utf-8")
-    rows = [line for line in key.splitlines() if line.startswith("|")]
-    assert len(rows) - 2 == NUMBERS[said[1].lower()], "the key is a table with a row for each bug"
+    rows = re.findall(r"^\|", key, re.MULTILINE)[2:]  # below the heading of a table
+    items = re.findall(r"^\d\. ", key, re.MULTILINE)
+    assert len(rows or items) == NUMBERS[said[1].lower()], "the key is a table or a list with an entry for each bug"
     assert 30 <= len(source.splitlines()) <= 120

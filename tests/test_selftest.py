@@ -31,7 +31,7 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
         path.write_text(text, encoding="utf-8")
 
     add("mutants/by_alpha.toml", mutant("scaled by alpha", SCALE, "self.rank, self.alpha, self.scaling = rank, alpha, alpha"))
-    add("heldout/times_rank.toml", spelling("by_alpha", "return y + self.scaling *", "return y + self.scaling * self.rank *"))
+    add("heldout/times_rank.toml", spelling("by_alpha", "y + F.linear(self.scaling *", "y + F.linear(self.rank * self.scaling *"))
     monkeypatch.setattr(bank, "BANK", tmp_path)
     changes = [m for m in generate(REFERENCE, WEEK.stub) if m.where == "LoRALinear.forward"]
     monkeypatch.setattr(selftest, "generate", lambda source, name: changes[:2])

@@ -83,7 +83,7 @@ class Worker:
         self._supplied = {}
         random.seed(seed)
         np.random.seed(seed % 2**32)
-        if "torch" in sys.modules:
+        if sys.modules.get("torch") is not None:  # None where a week hides it
             import torch
 
             # Not torch.manual_seed: it also queues a seed for every absent GPU, with a formatted stack (1.7 ms).

@@ -282,10 +282,11 @@ class Runner:
         self.oracle.seed = derive(self.seed, item.name)
         return self._call(item) is None, session.trace
 
-    def prepare(self) -> None:
-        """Within `run_in_pytest`: ask the oracle, and run the mutants, once for all."""
+    def prepare(self, mutants: bool = True) -> None:
+        """Within `run_in_pytest`: ask the oracle once for all, and run the mutants, which otherwise run when a failure asks."""
         self.run(loopback(reference_stub(self.week)))
-        self.diagnoser.prepare({t: [i.name.removeprefix("test_") for i in items] for t, items in self.items.items()})
+        if mutants:
+            self.diagnoser.prepare({t: [i.name.removeprefix("test_") for i in items] for t, items in self.items.items()})
 
     def _call(self, item: pytest.Function) -> BaseException | None:
         self._failure = None

@@ -24,7 +24,7 @@ def truncated_svd(W: ndarray, rank: int) -> tuple[ndarray, ndarray]:
     yours.
 
     Args:
-        W: shape (m, n), any rank, also one less than `rank`.
+        W: shape (m, n), of any rank, also one below `rank`; it may be all zeros.
         rank: 1 <= rank <= min(m, n).
 
     Returns:
@@ -37,7 +37,9 @@ def truncated_svd(W: ndarray, rank: int) -> tuple[ndarray, ndarray]:
 
 
 def rank1_forward(W0: ndarray, b: ndarray, a: ndarray, alpha: float, X: ndarray) -> ndarray:
-    """Task 2.2: the output of a rank-1 LoRA layer, Y = X (W0 + alpha b a^T)^T, without forming b a^T.
+    """Task 2.2: the output of a rank-1 LoRA layer, Y = X (W0 + alpha b a^T)^T.
+
+    How it is computed is yours; b a^T, which is as large as W0, need not be formed.
 
     Args:
         W0: the frozen weight, shape (d_out, d_in).
@@ -84,8 +86,8 @@ def train_rank1(
         a0: where a starts, shape (d_in,); it is not changed.
 
     Returns:
-        b of shape (d_out,), a of shape (d_in,), and the losses: steps + 1 numbers, before the first step and after
-        each one.
+        b of shape (d_out,), a of shape (d_in,), and the losses, any sequence of steps + 1 numbers: before the first
+        step and after each one.
 
     Raises:
         ValueError: if lr or steps is out of its range.
@@ -106,7 +108,8 @@ def kron_matvec(A: ndarray, B: ndarray, x: ndarray) -> ndarray:
         x: shape (n q,).
 
     Returns:
-        Shape (m p,). Sizes may be such that A kron B would not fit into memory.
+        Shape (m p,). What the call allocates stays below a quarter of the 8 m p n q bytes of A kron B, wherever m, n,
+        p and q are all 16 or more; a check measures it (Python's tracemalloc).
 
     Raises:
         ValueError: if x has not n q elements.
@@ -122,13 +125,13 @@ def grassmann_similarity(A1: ndarray, A2: ndarray, i: int, j: int) -> float:
     Source: Hu et al., arXiv:2106.09685, section 7.2, equation 4 (there A is r x d, and so it is here).
 
     Args:
-        A1: shape (r1, d).
-        A2: shape (r2, d).
+        A1: shape (r1, d). Its i-th singular value is above zero and above the next one, so that the span is defined.
+        A2: shape (r2, d), likewise for j.
         i: 1 <= i <= min(r1, d).
         j: 1 <= j <= min(r2, d).
 
     Returns:
-        A number in [0, 1].
+        A number in [0, 1], up to rounding.
 
     Raises:
         ValueError: if i or j is out of its range.
@@ -140,11 +143,12 @@ def amplification_factor(W: ndarray, dW: ndarray, rank: int) -> float:
     """Task 2.6 (stretch): how much an update amplifies what W has in the update's own directions.
 
     ||dW||_F / ||U^T W V||_F, where U and V hold the top `rank` left and right singular vectors of dW as columns.
-    Source: Hu et al., arXiv:2106.09685, section 7.3 (W projected onto the subspace of dW, not the other way round).
+    ||dW||_F is the norm of all of dW, whatever `rank` is. Source: Hu et al., arXiv:2106.09685, section 7.3 (W projected
+    onto the subspace of dW, not the other way round).
 
     Args:
-        W: shape (m, n).
-        dW: shape (m, n).
+        W: shape (m, n). Its projection is not zero.
+        dW: shape (m, n). Its singular value number `rank` is above zero and above the next one.
         rank: 1 <= rank <= min(m, n).
 
     Returns:
@@ -155,4 +159,4 @@ def amplification_factor(W: ndarray, dW: ndarray, rank: int) -> float:
     """
     raise NotImplementedError("Week 2, task 6: amplification_factor")
 
-# stub c557bbacd70dcd92
+# stub 1ef1c6cfc1ad92cd

@@ -121,8 +121,8 @@ def inject_lora(
     A target t matches a module whose full dotted name is t or ends with "." + t: "q" matches "q" and "block.0.q",
     not "block.0.qkv" and not "seq". Only `nn.Linear` is replaced; other modules of a matching name are left. A
     Linear that stands at several names is wrapped once, and the one LoRALinear stands at each name that matches, also
-    where only a later call's targets match it. Nothing inside a LoRALinear is ever wrapped, so a second call with the same targets changes
-    nothing.
+    where only a later call's targets match it. Nothing inside a LoRALinear is ever wrapped, so a second call with the
+    same targets changes nothing.
 
     When it returns, the factors of all LoRALinear layers in the model are trainable and nothing else is:
     embeddings, norms and layers that were not targeted are frozen too.
@@ -281,4 +281,4 @@ class PEFTApplier:
         """
         raise NotImplementedError("Week 4, task 7: PEFTApplier.apply")
 
-# stub 9b5447f9e732fac1
+# stub 3f4d2abfe0d1577e

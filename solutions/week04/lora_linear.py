@@ -84,7 +84,8 @@ class LoRALinear(nn.Module):
         y = self.base(x)
         if self.merged or not self.enabled:
             return y
-        return y + self.scaling * F.linear(F.linear(self.dropout(x), self.lora_A), self.lora_B)
+        # Scaled where it is narrowest: rank numbers a token, not out_features.
+        return y + F.linear(self.scaling * F.linear(self.dropout(x), self.lora_A), self.lora_B)
         ### END SOLUTION
 
     def merge(self) -> None:
@@ -160,8 +161,8 @@ def inject_lora(
     A target t matches a module whose full dotted name is t or ends with "." + t: "q" matches "q" and "block.0.q",
     not "block.0.qkv" and not "seq". Only `nn.Linear` is replaced; other modules of a matching name are left. A
     Linear that stands at several names is wrapped once, and the one LoRALinear stands at each name that matches, also
-    where only a later call's targets match it. Nothing inside a LoRALinear is ever wrapped, so a second call with the same targets changes
-    nothing.
+    where only a later call's targets match it. Nothing inside a LoRALinear is ever wrapped, so a second call with the
+    same targets changes nothing.
 
     When it returns, the factors of all LoRALinear layers in the model are trainable and nothing else is:
     embeddings, norms and layers that were not targeted are frozen too.

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from autograder import bank
 from autograder.engine import task_result
 from autograder.feedback import page
-from autograder.inside.builders import BUILDERS
+from autograder.inside.registry import find_builder
 from autograder.judge import scoring
 from autograder.judge.check import CheckInfo
 from autograder.judge.runner import Runner, TaskRun, loopback, reference_stub
@@ -105,7 +105,7 @@ def test_a_deep_model_keeps_one_input_a_block():
     """What autograd stores outside of a block grows with the number of blocks, not with their insides."""
     kept = []
     for wrap in (lambda block: block, REF.checkpointed):
-        blocks = [BUILDERS["counting_block"](seed=i, width=8) for i in range(6)]
+        blocks = [find_builder("counting_block")(seed=i, width=8) for i in range(6)]
         model = nn.Sequential(*map(wrap, blocks))
         known = {p.untyped_storage().data_ptr() for p in model.parameters()}
         stored: dict[int, int] = {}
@@ -232,7 +232,7 @@ def test_an_adapter_is_its_equation():
 
 @pytest.mark.parametrize("method", ["lora", "adapter"])
 def test_only_what_was_added_moves(method):
-    model = BUILDERS["tiny_transformer"](seed=0, vocabulary=7, width=4, blocks=2)
+    model = find_builder("tiny_transformer")(seed=0, vocabulary=7, width=4, blocks=2)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     REF.PEFTApplier(model, method, ["q", "mlp.2"], 2).apply()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.1)

@@ -1,0 +1,278 @@
+"""Builders and probes of week 3: models with factors to freeze and to store, folders, layers to adapt."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from autograder.inside.builders import _drawn
+from autograder.inside.registry import builder, probe
+
+
+class Adapted(nn.Module):
+    """A Linear with two factors beside it. What it computes is no LoRA: it only depends on the factors and the scaling."""
+
+    def __init__(self, into: int, out: int, rank: int, alpha: float, kind: str) -> None:
+        super().__init__()
+        self.base = nn.Linear(into, out)
+        self.rank, self.alpha, self.scaling = rank, alpha, 1.0
+        if kind == "names of peft":
+            self.lora_A: nn.ModuleDict | nn.Parameter = nn.ModuleDict({"default": nn.Linear(into, rank, bias=False)})
+            self.lora_B: nn.ModuleDict | nn.Parameter = nn.ModuleDict({"default": nn.Linear(rank, out, bias=False)})
+        else:
+            self.lora_A = nn.Parameter(torch.empty(rank, into))
+            self.lora_B = nn.Parameter(torch.empty(out, rank))
+        self.lora_bias = nn.Parameter(torch.empty(out)) if kind == "similar names" else 0.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        down: Any = self.lora_A
+        up: Any = self.lora_B
+        if isinstance(down, nn.ModuleDict):
+            inner = up["default"](torch.sin(down["default"](x)))
+        else:
+            inner = F.linear(torch.sin(F.linear(x, down)), up)
+        result: Tensor = self.base(x) + torch.tanh(self.scaling * inner) + self.lora_bias
+        return result
+
+
+class Block(nn.Module):
+    def __init__(self, width: int, layer: Callable[[int, int], nn.Module], kind: str) -> None:
+        super().__init__()
+        self.q, self.v = layer(width, width), layer(width, width + 1)
+        self.out = nn.Linear(2 * width + 1, width)
+        self.lora_B_norm = nn.LayerNorm(width) if kind == "similar names" else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.lora_B_norm(x + self.out(torch.cat([self.q(x), self.v(x)], dim=-1)))
+        return result
+
+
+class Net(nn.Module):
+    def __init__(self, kind: str, vocabulary: int, width: int, rank: int, alpha: float) -> None:
+        super().__init__()
+
+        def layer(into: int, out: int) -> nn.Module:
+            return nn.Linear(into, out) if kind == "no factors" else Adapted(into, out, rank, alpha, kind)
+
+        self.embed = nn.Embedding(vocabulary, width)
+        # The names are not in the order of the alphabet.
+        self.block = nn.ModuleDict({name: Block(width, layer, kind) for name in (["1"] if kind == "one block" else ["1", "0"])})
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, vocabulary)
+        if kind == "shared":
+            self.block["0"].q = self.block["1"].q  # one layer at two names
+            self.head.weight = self.embed.weight
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.embed(tokens)
+        for block in self.block.values():
+            x = block(x)
+        result: Tensor = self.head(self.norm(x))
+        return result
+
+
+@builder
+def net(seed: int, kind: str, vocabulary: int = 5, width: int = 4, rank: int = 2, alpha: float = 3.0) -> nn.Module:
+    """A float64 model in training mode, its parameters drawn by NumPy, all of them trainable.
+
+    Args:
+        kind: "one block" or "two blocks", of layers q and v with factors; "no factors"; "names of peft": the factors are the
+            weights of modules; "similar names": there are parameters whose names begin like a factor's; "shared": a layer
+            at two names, and tied embeddings; "frozen": nothing is trainable.
+    """
+    model = _drawn(Net(kind, vocabulary, width, rank, alpha).double(), seed)
+    return model.requires_grad_(kind != "frozen")
+
+
+@builder
+def transposed(factor: Tensor) -> nn.Parameter:
+    """A Parameter of these numbers that lies in memory column by column."""
+    return nn.Parameter(factor.T.contiguous().T)
+
+
+class Folder:
+    """A temporary folder that goes when this object goes.
+
+    Attributes:
+        path: of the folder.
+        below: of a folder inside it that does not exist yet.
+    """
+
+    def __init__(self, files: dict[str, np.ndarray]) -> None:
+        self.path = tempfile.mkdtemp()
+        self.below = str(Path(self.path) / "new" / "adapter")
+        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
+        for name, data in files.items():
+            (Path(self.path) / name).write_bytes(data.tobytes())
+
+
+@builder
+def folder(files: dict[str, np.ndarray]) -> Folder:
+    """A temporary folder with files of these bytes."""
+    return Folder(files)
+
+
+@builder
+def folder_path(folder: str) -> Path:
+    """The pathlib.Path of a folder."""
+    return Path(folder)
+
+
+@probe
+def written(folder: str) -> dict[str, np.ndarray]:
+    """The bytes of every file in a folder, by its path from there; none if there is no such folder."""
+    files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): np.frombuffer(path.read_bytes(), np.uint8) for path in files}
+
+
+@probe
+def plain(value: Any) -> Any:
+    """An object of plain values as it is."""
+    return value
+
+
+@probe
+def equal(first: Any, second: Any) -> bool:
+    """Whether two objects are equal."""
+    return bool(first == second)
+
+
+@builder
+def config_class() -> type:
+    """Stands in for a LoRAConfig that does not work yet: it checks next to nothing."""
+    return Settings
+
+
+class Settings:
+    KEYS = (
+        ("rank", "r"),
+        ("alpha", "lora_alpha"),
+        ("dropout", "lora_dropout"),
+        ("target_modules",) * 2,
+        ("rslora", "use_rslora"),
+    )
+
+    def __init__(
+        self, rank: int = 8, alpha: float = 16.0, dropout: float = 0.0, target_modules: Any = (), rslora: bool = False
+    ) -> None:
+        values = (rank, alpha, dropout, sorted(target_modules), rslora)
+        self.__dict__.update(zip(dict(self.KEYS), values, strict=True))
+        self.scaling = alpha * rank ** -(0.5 if rslora else 1.0)
+
+    def to_peft(self) -> dict[str, Any]:
+        return dict(bias="none", peft_type="LORA", **{theirs: getattr(self, ours) for ours, theirs in self.KEYS})
+
+    @classmethod
+    def from_peft(cls, data: dict[str, Any]) -> Settings:
+        if "LORA" not in data.values():
+            raise ValueError("no LoRA adapter")
+        return cls(**{ours: data[theirs] for ours, theirs in cls.KEYS if theirs in data})
+
+
+@probe
+def backward(model: nn.Module, tokens: Tensor, target: Tensor) -> None:
+    """Leave a gradient at every parameter that is trainable."""
+    (0.5 * (model(tokens) - target) ** 2).sum().backward()
+
+
+@probe
+def learn(model: nn.Module, tokens: Tensor, target: Tensor, steps: int) -> dict[str, Tensor]:
+    """Every parameter after steps of a torch optimizer that holds all of them.
+
+    No steps: one step on the gradients that are there.
+    """
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        backward(model, tokens, target)
+        optimizer.step()
+    if not steps:
+        optimizer.step()
+    return dict(model.named_parameters())
+
+
+@probe
+def products(function: Callable[..., Any], A: Tensor, B: Tensor, cotangent: Tensor, **kwargs: Any) -> dict[str, Any]:
+    """What a function of two factors gives, the gradients of <result, cotangent>, and the factors afterwards."""
+    A, B = A.clone().requires_grad_(), B.clone().requires_grad_()
+    result = function(A, B, **kwargs)
+    result.backward(cotangent)
+    return {"result": result, "A": A.grad, "B": B.grad, "factors": [A, B]}
+
+
+@builder
+def encoder_layer(
+    seed: int, width: int, heads: int, hidden: int, norm_first: bool, activation: str, batch_first: bool = True
+) -> nn.Module:
+    """A float64 nn.TransformerEncoderLayer without dropout, its parameters drawn by NumPy."""
+    layer = nn.TransformerEncoderLayer(
+        width, heads, hidden, dropout=0.0, activation=activation, batch_first=batch_first, norm_first=norm_first
+    )
+    return _drawn(layer.double(), seed)
+
+
+class Reader(nn.Module):
+    """A frozen backbone: one attention over the real tokens, and positions that count."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.mix = nn.Linear(width, width)
+        self.place = nn.Parameter(torch.empty(16, width))
+
+    def forward(self, embeds: Tensor, mask: Tensor) -> Tensor:
+        x = embeds + self.place[: embeds.shape[1]]
+        scores = self.mix(x) @ x.transpose(-1, -2)
+        weights = scores.masked_fill(~mask.bool()[:, None], float("-inf")).softmax(-1)
+        return torch.tanh(x + weights @ x)
+
+
+@builder
+def reader(seed: int, width: int) -> nn.Module:
+    """A float64 backbone(embeds, mask) for at most 16 positions, its parameters drawn by NumPy."""
+    return _drawn(Reader(width).double(), seed)
+
+
+class Projections(nn.Module):
+    """The layers of a self-attention; it computes nothing itself."""
+
+    def __init__(self, width: int, heads: int, bias: bool) -> None:
+        super().__init__()
+        self.num_heads = heads
+        self.q, self.k, self.v, self.o = (nn.Linear(width, width, bias=bias) for _ in range(4))
+
+
+@builder
+def projections(seed: int, width: int, heads: int, bias: bool) -> nn.Module:
+    """A float64 module with q, k, v, o and num_heads, its parameters drawn by NumPy."""
+    return _drawn(Projections(width, heads, bias).double(), seed)
+
+
+def _named(module: nn.Module, contract: list[str]) -> dict[str, nn.Parameter]:
+    """Every parameter once, by its name in the contract where it has one: it may stand at others too."""
+    found: dict[int, tuple[str, nn.Parameter]] = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        if name in contract or id(parameter) not in found:
+            found[id(parameter)] = name, parameter
+    return dict(found.values())
+
+
+@probe
+def gradients(module: nn.Module, args: list[Tensor], cotangent: Tensor, contract: list[str]) -> dict[str, Tensor]:
+    """The gradients of <module(*args), cotangent> by the parameters that got one."""
+    module(*args).backward(cotangent)
+    return {name: p.grad for name, p in _named(module, contract).items() if p.grad is not None}
+
+
+@probe
+def trainable(module: nn.Module, contract: list[str]) -> list[str]:
+    """The names of the trainable parameters, each of them once."""
+    return sorted(name for name, p in _named(module, contract).items() if p.requires_grad)

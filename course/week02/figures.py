@@ -1,0 +1,177 @@
+"""Prints the numbers of the worked examples in this folder's lecture notes.
+
+    python course/week02/figures.py
+
+Each line is an equation that stands in the section named above it, letter for letter, in both languages. Rows of a
+matrix are separated by semicolons.
+"""
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+D = np.array([[3, 0], [4, 5]])  # the update that a rank-1 layer has to learn
+W0 = np.eye(2)
+X = np.array([[1, 1], [1, -1]])  # X^T X / n is the identity, so the loss is half the squared distance of the weights
+Y = X @ (W0 + D).T
+ALPHA, LR = 2, 0.05
+
+
+def show(value: ArrayLike) -> str:
+    """Four digits at most; a vector in brackets, a matrix with a semicolon between its rows."""
+    array = np.asarray(value)
+    if array.ndim == 0:
+        return f"{float(array) + 0.0:.4g}"
+    return "[" + (", " if array.ndim == 1 else "; ").join(show(part).strip("[]") for part in array) + "]"
+
+
+def say(name: str, value: ArrayLike) -> None:
+    """One line of the output."""
+    print(f"{name} = {show(value)}")
+
+
+def loss(b: np.ndarray, a: np.ndarray) -> float:
+    """Half the mean squared residual of the rank-1 layer."""
+    residual = X @ (W0 + ALPHA * np.outer(b, a)).T - Y
+    return float((residual**2).sum()) / (2 * len(X))
+
+
+def weight_gradient(b: np.ndarray, a: np.ndarray) -> np.ndarray:
+    """The gradient by the effective weight; X^T X / n is the identity."""
+    return ALPHA * np.outer(b, a) - D
+
+
+def truncated_svd() -> None:
+    """A rank-1 approximation, its error beside that of two shortcuts, and the best rank 8 of a rank-10 matrix."""
+    left, values, right = np.linalg.svd(D)
+    best = values[0] * np.outer(left[:, 0], right[0])
+    say("W", D)
+    say(r"\sigma_1", values[0])
+    say(r"\sigma_2", values[1])
+    say("W_1", best)
+    say(r"\lVert W - W_1 \rVert_F^2", ((D - best) ** 2).sum())
+    say(r"\sigma_2^2", values[1] ** 2)
+    first = D[:, 0] / np.linalg.norm(D[:, 0])
+    say(r"e^2_{\text{QR}}", ((D - np.outer(first, first @ D)) ** 2).sum())
+    say(r"e^2_{\text{column}}", (D[:, 1:] ** 2).sum())
+    size, true, rank = 1000, 10, 8
+    drawn = np.random.RandomState(42)
+    tall, wide = drawn.randn(size, true), drawn.randn(true, size)
+    M = tall @ wide
+    spectrum = np.linalg.svd(np.linalg.qr(tall)[1] @ np.linalg.qr(wide.T)[1].T, compute_uv=False)
+    deviation = 0.01
+    A, B = deviation * drawn.randn(rank, size), deviation * drawn.randn(size, rank)
+    say("d", size)
+    say(r"\text{rank}(M)", true)
+    say("r", rank)
+    say(r"\text{seed}", 42)
+    say(r"e_{\text{best}}", np.sqrt((spectrum[rank:] ** 2).sum() / (spectrum**2).sum()))
+    say(r"\tau", deviation)
+    print(rf"e_{{\text{{untrained}}}} = {np.linalg.norm(M - B @ A) / np.linalg.norm(M):.8f}")
+    print(f"2 r d = {2 * rank * size}")
+    print(f"d^2 = {size**2}")
+
+
+def gradients() -> None:
+    """Loss and gradients at one point, a central difference, and the start."""
+    b, a = np.array([1, 1]), np.array([1, 0])
+    G = weight_gradient(b, a)
+    say("W_0", W0)
+    say(r"\alpha", ALPHA)
+    say("n", len(X))
+    say("X", X)
+    say("Y", Y)
+    say("b", b)
+    say("a", a)
+    say(r"\hat Y", X @ (W0 + ALPHA * np.outer(b, a)).T)
+    say("G", G)
+    say("L", loss(b, a))
+    say(r"\partial L / \partial b", ALPHA * G @ a)
+    say(r"\partial L / \partial a", ALPHA * G.T @ b)
+    unit = np.array([1, 0])
+    up, down = loss(b + unit, a), loss(b - unit, a)
+    say(r"(L_+ - L_-) / 2", (up - down) / 2)
+    say("L_+", up)
+    say("L_-", down)
+    start = weight_gradient(0 * b, a)
+    say(r"\partial L / \partial b \,|_{b = 0}", ALPHA * start @ a)
+    say(r"\partial L / \partial a \,|_{b = 0}", ALPHA * start.T @ (0 * b))
+
+
+def training() -> None:
+    """The losses of simultaneous steps, where they end, and what two wrong loops reach."""
+    say(r"\Delta W", D)
+    say(r"\eta", LR)
+    say("a_0", [1, 0])
+    b, a = np.zeros(2), np.array([1.0, 0.0])
+    losses = [loss(b, a)]
+    steps = 200
+    for _ in range(steps):
+        G = weight_gradient(b, a)
+        b, a = b - LR * ALPHA * G @ a, a - LR * ALPHA * G.T @ b
+        losses.append(loss(b, a))
+        if len(losses) == 2:
+            say("b_1", b)
+            say("a_1", a)
+    say("L_{0..3}", losses[:4])
+    print(f"T = {steps}")
+    say("L_T", losses[-1])
+    say(r"\sigma_2^2 / 2", np.linalg.svd(D, compute_uv=False)[1] ** 2 / 2)
+    b = np.zeros(2)
+    for _ in range(steps):
+        b = b - LR * ALPHA * weight_gradient(b, np.array([1.0, 0.0])) @ np.array([1.0, 0.0])
+    say(r"L_{\text{b only}}", loss(b, np.array([1.0, 0.0])))
+
+
+def kronecker() -> None:
+    """One product in both orders, and what a large one would cost."""
+    A, B = np.array([[1, 2], [0, 1]]), np.array([[1, 0, 1], [0, 2, 1]])
+    x = np.arange(1, 7)
+    M = x.reshape(2, 3)
+    say("A", A)
+    say("B", B)
+    say("x", x)
+    say("M", M)
+    say(r"A M B^\top", A @ M @ B.T)
+    say(r"(A \otimes B) x", np.kron(A, B) @ x)
+    say(r"(B \otimes A) x", np.kron(B, A) @ x)
+    size = 1024
+    print(f"m = n = p = q = {size}")
+    print("8 m n p q = 2^{43}")
+    print(f"m n q + m q p = 2^{{{np.log2(2 * size**3):.0f}}}")
+
+
+def similarity() -> None:
+    """Two lines in a plane, and random subspaces."""
+    say(r"\cos^2 60^\circ", np.cos(np.pi / 3) ** 2)
+    rng = np.random.default_rng(0)
+    d, i, j, draws = 64, 2, 8, 2000
+    total = 0.0
+    for _ in range(draws):
+        first, second = (np.linalg.qr(rng.standard_normal((d, k)))[0] for k in (i, j))
+        total += float(((first.T @ second) ** 2).sum()) / min(i, j)
+    say("d", d)
+    say("i", i)
+    say("j", j)
+    print(f"N = {draws}")
+    print(rf"\bar\phi = {total / draws:.3f}")
+    say(r"\max(i, j) / d", max(i, j) / d)
+    say(r"\min(i, j) / d", min(i, j) / d)
+
+
+def amplification() -> None:
+    """A diagonal example, and the ratios of the paper's rounded table."""
+    W, dW = np.diag([2, 1]), np.diag([0, 3])
+    say("W", W)
+    say(r"\Delta W", dW)
+    say(r"\lVert \Delta W \rVert_F", np.linalg.norm(dW))
+    say(r"\lVert U^\top W V \rVert_F", 1)
+    say(r"\lVert \Delta W \rVert_F / \lVert U^\top W V \rVert_F", 3)
+    say(r"\lVert \Delta W \rVert_F / \lVert W \rVert_F", np.linalg.norm(dW) / np.linalg.norm(W))
+    say("r", 4)
+    say("6.91 / 0.32", 6.91 / 0.32)
+
+
+if __name__ == "__main__":
+    for section in (truncated_svd, gradients, training, kronecker, similarity, amplification):
+        print(f"[{section.__name__.replace('_', '-')}]")
+        section()

@@ -1,0 +1,176 @@
+"""Prints the numbers of the worked examples in this folder's lecture notes.
+
+    python course/week03/figures.py
+
+Each line is an equation that stands in the section named above it, letter for letter, in both languages. Rows of a
+matrix are separated by semicolons.
+"""
+
+import json
+import math
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+A = np.array([[1, 0, 2], [0, 1, -1]])
+B = np.array([[1, 0], [2, 1], [0, -1], [1, 1]])
+ALPHA, RANK = 6, 2
+
+
+def show(value: ArrayLike) -> str:
+    """Four digits at most; a vector in brackets, a matrix with a semicolon between its rows."""
+    array = np.asarray(value)
+    if array.ndim == 0:
+        return f"{float(array) + 0.0:.4g}"
+    return "[" + (", " if array.ndim == 1 else "; ").join(show(part).strip("[]") for part in array) + "]"
+
+
+def say(name: str, value: ArrayLike) -> None:
+    """One line of the output."""
+    print(f"{name} = {show(value)}")
+
+
+def delta() -> None:
+    """An update, its scalings, and what its parts are."""
+    say("A", A)
+    say("B", B)
+    say(r"\alpha", ALPHA)
+    say("r", RANK)
+    product = B @ A
+    say("B A", product)
+    say(r"\alpha / r", ALPHA / RANK)
+    say(r"\Delta W", ALPHA / RANK * product)
+    say(r"\alpha / \sqrt{r}", ALPHA / np.sqrt(RANK))
+    say("b_1 a_1^\\top", np.outer(B[:, 0], A[0]))
+    say("b_2 a_2^\\top", np.outer(B[:, 1], A[1]))
+
+
+def freezing() -> None:
+    """Parameters of a small model, and a step on a gradient that was left behind."""
+    width, rank, tokens = 4, 2, 50
+    linear, norm, embedding, factors = width * width + width, 2 * width, tokens * width, rank * 2 * width
+    say("d", width)
+    say("V", tokens)
+    say("r", rank)
+    total = embedding + 3 * linear + norm + 2 * factors  # q, k, v; q and v adapted
+    say("P", total)
+    say(r"P_{\text{train}}", 2 * factors)
+    say(r"P_{\text{train}} / P", 2 * factors / total)
+    say(r"P_{\text{bias}}", 2 * factors + 3 * width + width)
+    say(r"w - \eta g", 1.5 - 0.1 * 4)
+    print("w = 1.5")
+    print("g = 4")
+    print(r"\eta = 0.1")
+
+
+def configuration() -> None:
+    """The scalings of the presets, and a default that belongs to somebody else."""
+    for rank, alpha in ((1, 2), (4, 8), (8, 16)):
+        say(f"{alpha} / {rank}", alpha / rank)
+    say(r"16 / \sqrt{64}", 16 / np.sqrt(64))
+    say("8 / 16", 8 / 16)
+    say("16 / 16", 16 / 16)
+
+
+def storage() -> None:
+    """Sizes of adapters, and the bytes of a small file."""
+    layers, width, rank, parameters = 96, 12_288, 4, 175e9
+    say("L", layers)
+    print(f"d = {width}")
+    say("r", rank)
+    factors = 2 * layers * rank * (width + width)
+    print(f"2 L r (d + d) = {factors}")
+    say(r"m_{\text{adapter}} / \text{MB}", 2 * factors / 1e6)
+    say(r"N / 10^9", parameters / 1e9)
+    say(r"m_{\text{base}} / \text{GB}", 2 * parameters / 1e9)
+    print(rf"m_{{\text{{base}}}} / m_{{\text{{adapter}}}} = {2 * parameters / (2 * factors):.0f}")
+    # A file of one layer, rank 1, A of shape (1, 3) and B of shape (2, 1), float32
+    shapes = {"lora_A": (1, 3), "lora_B": (2, 1)}
+    header, at = {}, 0
+    for factor, shape in shapes.items():
+        size = 4 * math.prod(shape)
+        header[f"base_model.model.q.{factor}.weight"] = {"dtype": "F32", "shape": shape, "data_offsets": [at, at + size]}
+        at += size
+    text = json.dumps(header, separators=(",", ":"))
+    length = -(-len(text) // 8) * 8  # padded by spaces
+    say("n", at)
+    say("h", length)
+    say("8 + h + n", 8 + length + at)
+
+
+def adapters() -> None:
+    """An adapter on two features, and parameters of a layer."""
+    u, down, up = np.array([3, 1]), np.array([[1, -2]]), np.array([[2], [-1]])
+    say("u", u)
+    say(r"W_{\text{down}}", down)
+    say(r"W_{\text{up}}", up)
+    z = down @ u
+    bent = z * np.array([0.5 * (1 + math.erf(v / math.sqrt(2))) for v in z])
+    say(r"W_{\text{down}} u", z)
+    say(r"\phi(W_{\text{down}} u)", bent)
+    say("a(u)", u + up @ bent)
+    width, size, rank = 768, 64, 8
+    say("d", width)
+    say("m", size)
+    print(f"2 (2 m d + d + m) = {2 * (2 * size * width + width + size)}")
+    say("r", rank)
+    print(f"2 r (d + d) = {2 * rank * 2 * width}")
+
+
+def prompt_tuning() -> None:
+    """A mean that leaves the prompt and the padding out, and three that do not."""
+    prompt, tokens, padding = [9.0], [1.0, 3.0], [7.0]
+    say(r"h_{\text{prompt}}", prompt)
+    say(r"h_{\text{tokens}}", tokens)
+    say(r"h_{\text{padding}}", padding)
+    say(r"\bar h", np.mean(tokens))
+    say(r"\bar h_{\text{prompt counted}}", np.mean(prompt + tokens))
+    say(r"\bar h_{\text{padding counted}}", np.mean(tokens + padding))
+    say(r"\bar h_{\text{wrong divisor}}", sum(tokens) / len(tokens + padding))
+    say("p", 20)
+    say("d", 768)
+    print(f"p d = {20 * 768}")
+
+
+def prefix_tuning() -> None:
+    """One head of width 1 with a prefix of length 1."""
+    say("q", 1)
+    say("k_{P}", np.log(2))
+    say("k", np.array([0.0, 0.0]))
+    scores = np.array([np.log(2), 0, 0])
+    weights = np.exp(scores) / np.exp(scores).sum()
+    values = np.array([8, 2, 6])
+    say("w", weights)
+    say("v_{P}", values[0])
+    say("v", values[1:])
+    say(r"\sum_i w_i v_i", weights @ values)
+    say(r"y_{\text{without}}", values[1:].mean())
+    say("l", 10)
+    say("d", 768)
+    print(f"2 l d = {2 * 10 * 768}")
+
+
+def rescaling() -> None:
+    """Both places of the scale, merging, and parameters."""
+    weight, bias, x = np.array([[1, 2], [0, 3], [-1, 1]]), np.array([1, 0, 2]), np.array([2, 1])
+    out, into = np.array([2, 1, 0.5]), np.array([0.5, 3])
+    say("W", weight)
+    say("b", bias)
+    say("x", x)
+    say("W x + b", weight @ x + bias)
+    say(r"s_{\text{out}}", out)
+    say(r"s_{\text{out}} \odot (W x + b)", out * (weight @ x + bias))
+    say(r"s_{\text{out}} \odot (W x) + b", out * (weight @ x) + bias)
+    say(r"s_{\text{in}}", into)
+    say(r"W (s_{\text{in}} \odot x) + b", weight @ (into * x) + bias)
+    say(r"W \text{diag}(s_{\text{in}})", weight * into)
+    width, hidden = 768, 3072
+    say("d", width)
+    say(r"d_{\text{ff}}", hidden)
+    say(r"d + d + d_{\text{ff}}", width + width + hidden)
+
+
+if __name__ == "__main__":
+    for section in (delta, freezing, configuration, storage, adapters, prompt_tuning, prefix_tuning, rescaling):
+        print(f"[{section.__name__.replace('_', '-')}]")
+        section()
