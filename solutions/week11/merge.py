@@ -37,7 +37,13 @@ class LoRA(NamedTuple):
 
 
 class LoRALinear(nn.Module):
-    """A frozen `nn.Linear`, called `base`, with a LoRA branch beside it."""
+    """A frozen `nn.Linear` with a LoRA branch beside it.
+
+    Attributes:
+        base: the `nn.Linear`.
+        lora_A, lora_B, alpha: as in LoRA, but parameters.
+        dropout: an `nn.Dropout`, on the branch's input.
+    """
 
     def __init__(self, base: nn.Linear, rank: int, alpha: float, dropout: float = 0.0) -> None:
         super().__init__()
