@@ -14,6 +14,7 @@ import os
 import secrets
 import signal
 import socket
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -224,7 +225,8 @@ def _one_thread(week: Week) -> None:
         import torch
 
         torch.set_num_threads(1)
-    if len(os.listdir("/proc/self/task")) > 1:
+    # onnxruntime's one thread sleeps until there is work for it, and holds no lock meanwhile.
+    if len(os.listdir("/proc/self/task")) > 1 + ("onnxruntime" in sys.modules):
         raise GradeError("this process has running threads; set OMP_NUM_THREADS=1 before torch or numpy is imported")
 
 

@@ -68,7 +68,7 @@ def test_leaks_are_found_whatever_their_names(copy: Path) -> None:
     labs.mkdir()
     (labs / "copied.py").write_text(
         "def f(layer, inp):\n    out = layer.base(inp)\n"
-        "    return out + layer.scaling * F.linear(F.linear(layer.dropout(inp), layer.lora_A), layer.lora_B)\n"
+        "    return out + F.linear(layer.scaling * F.linear(layer.dropout(inp), layer.lora_A), layer.lora_B)\n"
     )
     (copy / "course" / "notes.md").write_text(
         "Text\n\n```python\nm.base.weight.data += m.scaling * (m.lora_B.data @ m.lora_A.data)\n```\n"

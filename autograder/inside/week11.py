@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from autograder.inside.registry import builder, probe
 
@@ -97,6 +98,7 @@ def exported(export: Callable[..., Any], model: nn.Module, example: Tensor, inpu
         path = Path(folder) / "model.onnx"
         quiet = io.StringIO()
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # its handler holds the real stderr
+        tqdm.monitor_interval = 0  # the exporter's progress needs no thread
         with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
             export(model, example, str(path))
         found = _of_file(path, inputs)

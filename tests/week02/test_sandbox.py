@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from autograder import bank
 from autograder.build import stub_source
-from autograder.cli import main
 from autograder.judge.runner import reference_stub
 from autograder.manifest import load
+from tests.conftest import ROOT
 
 WEEK = load().week(2)
 REFERENCE = reference_stub(WEEK).read_text(encoding="utf-8")
@@ -35,7 +38,9 @@ def test_a_class_is_graded(tmp_path: Path) -> None:
         (tmp_path / "class" / student).mkdir(parents=True)
         for name, text in files.items():
             (tmp_path / "class" / student / name).write_text(text, encoding="utf-8")
-    main(["grade", str(tmp_path / "class"), "--week", "2", "--out", str(tmp_path / "out")])
+    # In a process of its own: judges are forked, and other tests may have started threads in this one.
+    command = [sys.executable, "-m", "autograder", "grade", "class", "--week", "2", "--out", "out", "--quiet"]
+    subprocess.run(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
     lines = (tmp_path / "out" / "results.jsonl").read_text(encoding="utf-8").splitlines()
     scores = {r["student"]: [t["score"] for t in r["tasks"][:4]] for r in map(json.loads, lines)}
     assert scores == {
