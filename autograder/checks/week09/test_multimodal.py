@@ -941,7 +941,7 @@ def test_fused_refuses(student, oracle, rng):
 INJECTIONS: tuple[tuple[int, int, tuple[str, ...], tuple[str, ...], int, float, tuple[int, int, int] | None], ...] = (
     (4, 2, ("head",), ("q",), 1, 3.0, None),
     (4, 2, ("qkv",), ("q", "v"), 2, 5.0, None),
-    (4, 3, ("blocks.1.attn.qkv", "head"), ("k",), 3, 2.0, None),
+    (4, 3, ("head", "blocks.1.attn.qkv"), ("k",), 3, 2.0, None),
     (5, 3, ("attn.qkv", "qkv"), ("v", "k"), 2, 7.0, (5, 2, 2)),
 )
 
