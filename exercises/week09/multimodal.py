@@ -26,7 +26,7 @@ class LoRAConv2d(nn.Module):
     """A frozen `nn.Conv2d` with a trainable branch of low rank beside it.
 
     The branch is a convolution to `rank` channels with the kernel size, stride, padding and dilation of `base`, and a
-    1 x 1 convolution behind it; both are without bias. That is what peft does with a Conv2d.
+    1 x 1 convolution behind it; both are without bias. (peft does so too, but forgets the dilation.)
 
     Attributes:
         base: the `nn.Conv2d` that was passed in, the same object, its weight and bias frozen.
@@ -298,4 +298,4 @@ def inject_fused_qkv(
     """
     raise NotImplementedError("Week 9, task 4: inject_fused_qkv")
 
-# stub 955202f42f08c7f8
+# stub 86e98cc408f30ae5

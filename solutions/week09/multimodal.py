@@ -64,9 +64,8 @@ class LoRAConv2d(nn.Module):
             raise ValueError(f"rank must be between 1 and {min(math.prod(kernel), out_channels)}, not {rank}")
         self.base = base.requires_grad_(False)
         self.rank, self.alpha, self.scaling = rank, alpha, alpha / rank
-        self.lora_A = nn.Parameter(base.weight.new_empty(rank, *kernel))
+        self.lora_A = nn.Parameter(torch.randn(rank, *kernel).to(base.weight))
         self.lora_B = nn.Parameter(base.weight.new_zeros(out_channels, rank, 1, 1))
-        nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
         self.merged = False
         ### END SOLUTION
 
@@ -335,9 +334,8 @@ class LoRAFusedQKV(nn.Module):
         self._rows: dict[str, slice] = {}
         for name in sorted(named):
             self._rows[name] = slice(end[name] - size[name], end[name])
-            self.lora_A[name] = nn.Parameter(base.weight.new_empty(rank, base.in_features))
+            self.lora_A[name] = nn.Parameter(torch.randn(rank, base.in_features).to(base.weight))
             self.lora_B[name] = nn.Parameter(base.weight.new_zeros(size[name], rank))
-            nn.init.kaiming_uniform_(self.lora_A[name], a=math.sqrt(5))
         ### END SOLUTION
 
     def forward(self, x: Tensor) -> Tensor:
@@ -355,7 +353,6 @@ class LoRAFusedQKV(nn.Module):
         y = self.base(x)
         if self.merged:
             return y
-        y = y.clone()
         for name, rows in self._rows.items():
             y[..., rows] += self.scaling * F.linear(F.linear(x, self.lora_A[name]), self.lora_B[name])
         return y

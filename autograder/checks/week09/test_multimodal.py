@@ -738,7 +738,7 @@ FUSED: tuple[tuple[int, tuple[int, int, int], bool, str, int, float, bool], ...]
     (5, (4, 4, 4), False, "v", 3, 12.0, False),
     (4, (3, 3, 3), False, "vq", 2, 5.0, True),
     (5, (6, 2, 3), True, "k", 2, 7.0, True),
-    (4, (5, 3, 2), True, "kv", 1, 2.5, False),
+    (4, (5, 3, 1), True, "kv", 1, 2.5, False),
     (3, (4, 2, 5), True, "qvk", 2, 8.0, True),
 )
 
@@ -1018,7 +1018,8 @@ def test_injection_refuses(student, oracle, rng):
             model = student.build("week09.picture", seed=3, width=4, hidden=2)
             before = student.build("week09.parameters_of", model=model)
             untouched = student.probe("week09.state", model, before)
-            act = lambda m=model, t=targets: student.inject_fused_qkv(m, list(t), ["q"], 1, 2.0)  # noqa: E731
+            once = student.build("generator", items=list(targets))
+            act = lambda m=model, t=once: student.inject_fused_qkv(m, t, ["q"], 1, 2.0)  # noqa: E731
             student.raises("ValueError", act=act)
             after = student.probe("week09.state", model, before)
             equal(after["trainable"], untouched["trainable"], "the list of trainable parameters after the error")
