@@ -16,11 +16,11 @@ from autograder.inside.registry import builder, probe
 def conv(weight: Tensor, bias: Tensor | None, **options: Any) -> nn.Conv2d:
     """An nn.Conv2d that holds `weight` and `bias`; the options are stride, padding, dilation, groups, padding_mode."""
     groups = options.get("groups", 1)
-    out_channels, per_group, *size = weight.shape
-    layer = nn.Conv2d(per_group * groups, out_channels, tuple(size), bias=bias is not None, dtype=weight.dtype, **options)
+    out_channels, per_group, kh, kw = weight.shape
+    layer = nn.Conv2d(per_group * groups, out_channels, (kh, kw), bias=bias is not None, dtype=weight.dtype, **options)
     with torch.no_grad():
         layer.weight.copy_(weight)
-        if bias is not None:
+        if bias is not None and layer.bias is not None:
             layer.bias.copy_(bias)
     return layer
 
@@ -71,7 +71,7 @@ def calls(model: Denoiser) -> list[Any]:
 def learned(model: nn.Module, loss: Tensor) -> dict[str, Tensor]:
     """The gradients of a loss by the parameters of a model."""
     model.zero_grad(set_to_none=True)
-    loss.backward()
+    torch.autograd.backward(loss)
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
@@ -96,7 +96,8 @@ class Picture(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         for block in self.blocks:
-            x = x + block["attn"]["proj"](torch.tanh(block["attn"]["qkv"](block["norm"](x))))
+            qkv, proj = block.get_submodule("attn.qkv"), block.get_submodule("attn.proj")
+            x = x + proj(torch.tanh(qkv(block.get_submodule("norm")(x))))
         result: Tensor = self.head(x)
         return result
 

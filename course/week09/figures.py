@@ -50,7 +50,7 @@ def diffusion() -> None:
     """One number that is noised, and one step back."""
     x0, noise, eps, now, before = 2.0, -1.0, 0.5, 0.64, 0.96
     x = np.sqrt(now) * x0 + np.sqrt(1 - now) * noise
-    clean = (x - np.sqrt(1 - now) * eps) / np.sqrt(now)
+    clean = x / np.sqrt(now) - np.sqrt(1 / now - 1) * eps
     sigma = np.sqrt((1 - before) / (1 - now)) * np.sqrt(1 - now / before)
     say(r"\bar\alpha_t", now)
     say("x_0", x0)

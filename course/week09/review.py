@@ -41,7 +41,7 @@ def sample(denoiser, shape, jump=10):
     for t in range(TIMESTEPS - 1, -1, -jump):
         now, then = ABAR[t], ABAR[t - jump]
         eps = denoiser(x)
-        guess = (x - torch.sqrt(1 - now) * eps) / torch.sqrt(now)
+        guess = x / torch.sqrt(now) - torch.sqrt(1 / now - 1) * eps
         x = torch.sqrt(then) * guess + torch.sqrt(1 - then) * eps
     return x
 
