@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -17,25 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from tests.loading import load
+
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = ROOT / "solutions/week09/multimodal.py"
 ALTERNATIVES = sorted((ROOT / "autograder/bank/week09/alternatives").glob("*/multimodal.py"))
-
-
-def load(path: Path) -> ModuleType:
-    """The module of a file, with the helper modules beside it, whose names are free again afterwards."""
-    spec = importlib.util.spec_from_file_location(f"week09_{path.parent.name}", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(path.parent))
-    try:
-        sys.modules[module.__name__] = module
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(path.parent))
-        for helper in path.parent.glob("*.py"):
-            sys.modules.pop(helper.stem, None)
-    return module
 
 
 SOLUTIONS = {"reference": load(REFERENCE)} | {path.parent.name: load(path) for path in ALTERNATIVES}

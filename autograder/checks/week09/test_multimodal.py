@@ -412,7 +412,7 @@ def test_deterministic_step(student, oracle, rng):
     )
 
 
-@check("9.2", weight=2)
+@check("9.2", weight=2, gate=True)
 def test_noisy_step(student, oracle, rng):
     """With eta > 0 sigma scales the noise, and what it adds is taken from the direction to x_t."""
     compare_steps(
