@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from autograder.judge.check import CheckFailed, Handle, Session, at, check, close, demand, equal, tensor
+from autograder.judge.check import Handle, Session, at, check, close, demand, equal, tensor
 
 # --- task 9.1 ---
 
@@ -231,14 +231,10 @@ def test_conv_dtype(student, oracle, rng):
     x = rng.standard_normal((2, 2, 6, 7))
     for dtype in ("float32", "float64", "bfloat16"):
         with at(f"a base layer of dtype {dtype}"):
-            try:
-                _, layer = new_conv(student, case, dtype)
-                student.read(layer.lora_A, case.A.shape, dtype, free=True)
-                student.read(layer.lora_B, case.B.shape, dtype, free=True)
-                student.read(layer(tensor(x, dtype)), (2, 4, 6, 7), dtype, free=True)
-            except CheckFailed as error:
-                error.kind = "error" if error.kind == "unattempted" and dtype == "bfloat16" else error.kind
-                raise
+            _, layer = new_conv(student, case, dtype)
+            student.read(layer.lora_A, case.A.shape, dtype, free=True)
+            student.read(layer.lora_B, case.B.shape, dtype, free=True)
+            student.read(layer(tensor(x, dtype)), (2, 4, 6, 7), dtype, free=True)
 
 
 @check("9.1", weight=1, tier="advanced")
