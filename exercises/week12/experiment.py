@@ -193,13 +193,13 @@ def model_card(facts: dict[str, Any]) -> str:
 
     Below it, in this order: the heading "# " and the name; then the headings, each a line of its own, "## Intended use",
     "## Training data", "## Evaluation" and "## Limitations", and no other line that begins with "#". Under "Intended use",
-    "Training data" and "Limitations" stands the fact, in one line of its own and as it was given, apart from whitespace at its
-    ends; if it is not given, MISSING in a line of its own, and MISSING occurs nowhere else. Under "Evaluation" stands a table
-    with the header cells metric, value and a row for each metric, in the order of the dict, "|" in a name written with one
-    backslash before it.
+    "Training data" and "Limitations" stands the fact, in one line of its own and as it was given; if it is not given, MISSING
+    in a line of its own, and MISSING occurs nowhere else. Under "Evaluation" stands a table with the header cells metric,
+    value and a row for each metric, in the order of the dict, "|" in a name written with one backslash before it.
 
-    No text has line breaks or backslashes in it, or begins with "#" or "|". What else a section says is yours, in lines
-    that do not begin with "#" or "|".
+    No text has line breaks or backslashes in it, or begins with "#" or "|"; whether whitespace at the ends of a text is kept
+    is yours. What else a section says is yours, in lines that do not begin with "#" or "|", and there may be empty lines
+    anywhere below the front matter but inside the table.
 
     Source: Mitchell et al., "Model Cards for Model Reporting", arXiv:1810.03993; the metadata's names are those of the
     Hub's documentation, https://huggingface.co/docs/hub/model-cards.
@@ -240,4 +240,4 @@ def holm(p_values: list[float]) -> list[float]:
     """
     raise NotImplementedError("Week 12, task 5: holm")
 
-# stub 71279cd0b6aa438b
+# stub 4b350ba0e63422e4

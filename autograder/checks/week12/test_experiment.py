@@ -584,7 +584,8 @@ def test_body(student, oracle, rng):
             equal(parts[""], want[""], "the list of headings")
             missing = "[More Information Needed]"
             for heading in PROSE:
-                seen = [line for line in want[heading] if line in parts[heading]], sum(missing in line for line in parts[heading])
+                lines = [line.strip() for line in parts[heading]]
+                seen = [line for line in want[heading] if line in lines], sum(missing in line for line in lines)
                 student.note(seen)
                 equal(seen[0], want[heading], f"what is under {heading}, of what is expected,")
                 equal(seen[1], want[heading].count(missing), f"how often {missing} stands under {heading}")
