@@ -101,7 +101,7 @@ def paired_test(a: np.ndarray, b: np.ndarray, signs: np.ndarray | None = None) -
 
         |sum_i s_i d_i| >= |sum_i d_i| - 1e-9 sum_i |d_i|,
 
-    so that a tie counts, also one that rounding hides.
+    so that a tie counts, also one that rounding hides (any tolerance from 1e-12 to 1e-8 of sum_i |d_i| will do).
 
     - Without `signs` the test is exact: p is the share of all 2^n vectors of signs that are as extreme, that of
       nothing but +1 included.
@@ -122,7 +122,7 @@ def paired_test(a: np.ndarray, b: np.ndarray, signs: np.ndarray | None = None) -
 
     Raises:
         ValueError: if a and b have not one shape (n,) with n at least 1, if a score is NaN or infinite, if n is greater
-            than 20 without `signs` (more than a million vectors), or if `signs` is not of shape (m, n).
+            than 16 without `signs` (there are 65,536 vectors for 16), or if `signs` is not of shape (m, n).
     """
     ### BEGIN SOLUTION 12.2
     if a.ndim != 1 or a.shape != b.shape or len(a) == 0:
@@ -131,7 +131,7 @@ def paired_test(a: np.ndarray, b: np.ndarray, signs: np.ndarray | None = None) -
         raise ValueError("a score is not finite")
     d, n = a - b, len(a)
     if signs is None:
-        if n > 20:
+        if n > 16:
             raise ValueError(f"2^{n} vectors of signs are too many")
         sums = np.zeros(1)
         for value in d:

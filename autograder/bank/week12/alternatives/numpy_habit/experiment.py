@@ -54,7 +54,7 @@ def paired_test(a, b, signs=None):
         raise ValueError("not finite")
     everything = signs is None
     if everything:
-        if d.size > 20:
+        if d.size > 16:
             raise ValueError("too many")
         signs = np.stack(np.meshgrid(*[[1.0, -1.0]] * d.size, indexing="ij")).reshape(d.size, -1).T
     if signs.shape[1:] != d.shape:

@@ -78,7 +78,7 @@ def paired_test(a, b, signs=None):
     seen = abs(math.fsum(d))
     slack = 1e-9 * math.fsum(abs(x) for x in d)
     if signs is None:
-        if n > 20:
+        if n > 16:
             raise ValueError("too many")
         vectors = itertools.product((1, -1), repeat=n)
     else:

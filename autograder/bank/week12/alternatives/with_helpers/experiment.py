@@ -69,7 +69,7 @@ def paired_test(a, b, signs=None):
     d = torch.from_numpy(a - b)
     exact = signs is None
     if exact:
-        if d.numel() > 20:
+        if d.numel() > 16:
             raise ValueError("too many items")
         bits = torch.arange(2 ** d.numel())[:, None] >> torch.arange(d.numel())
         flips = 1.0 - 2.0 * (bits % 2)
