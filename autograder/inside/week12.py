@@ -79,7 +79,7 @@ def config(seeds: list[int], metrics: list[str], kind: str = "all", fails: str =
 @builder
 def held_metric(value: str) -> dict[str, Any]:
     """A configuration whose second metric is this number."""
-    whole = config(seeds=[1], metrics=["steps"])
+    whole: dict[str, Any] = config(seeds=[1], metrics=["steps"])
     return whole | {"metrics": whole["metrics"] | {"broken": lambda model, data: float(value)}}
 
 
@@ -109,7 +109,7 @@ def plain(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _states() -> dict[str, Any]:
-    legacy = np.random.get_state()
+    legacy: Any = np.random.get_state()
     return {
         "Python's random": random.getstate(),
         "NumPy's": (legacy[1].tolist(), *legacy[2:]),
