@@ -38,6 +38,7 @@ scalar = torch.tensor(1.5)
 noise = lambda: torch.rand(3)
 def fail(): raise KeyError("no such")
 def later(): raise NotImplementedError("Week 4, task 2: later")
+def wide(): return torch.linalg.svd(half[None])
 def leave(): raise SystemExit(3)
 def add(a, b=1): return a + b
 class Box:
@@ -120,6 +121,9 @@ def test_errors_surface_with_the_words_of_the_call(session: Session) -> None:
         session.later(), session.flush()
     assert caught.value.kind == "unattempted"
     assert str(caught.value) == "Week 4, task 2: later"
+    with pytest.raises(StudentError, match="NotImplementedError") as caught:  # torch's own: it has no SVD in half precision
+        session.wide(), session.flush()
+    assert caught.value.kind == "error"
 
 
 def test_raises(session: Session) -> None:

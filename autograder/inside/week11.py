@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping
@@ -95,6 +96,7 @@ def exported(export: Callable[..., Any], model: nn.Module, example: Tensor, inpu
         warnings.simplefilter("ignore")
         path = Path(folder) / "model.onnx"
         quiet = io.StringIO()
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # its handler holds the real stderr
         with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
             export(model, example, str(path))
         found = _of_file(path, inputs)

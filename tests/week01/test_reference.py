@@ -6,11 +6,8 @@ of the autograder's checks.
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
@@ -18,29 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from tests.loading import load
+
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = ROOT / "solutions/week01/cost_model.py"
 ALTERNATIVES = sorted(ROOT.glob("autograder/bank/week01/alternatives/*/cost_model.py"))
 RECIPES = ("full_fp32", "full_mixed", "lora", "qlora")
 PARTS = ("weights", "lora", "gradients", "optimizer")
-
-
-def load(path: Path) -> ModuleType:
-    """The module of one file, with helper modules beside it; sys.path and sys.modules stay as they were."""
-    spec = importlib.util.spec_from_file_location("cost_model", path)
-    module = importlib.util.module_from_spec(spec)
-    before = dict(sys.modules)
-    sys.modules["cost_model"] = module  # a dataclass looks its module up
-    sys.path.insert(0, str(path.parent))
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(path.parent))
-        for name in set(sys.modules) - set(before):
-            if str(path.parent) in str(getattr(sys.modules[name], "__file__", "")):
-                del sys.modules[name]
-    return module
-
 
 REF = load(REFERENCE)
 SOLUTIONS = {"reference": REF} | {path.parent.name: load(path) for path in ALTERNATIVES}

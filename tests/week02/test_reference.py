@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 import tracemalloc
 from itertools import pairwise
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import peft
@@ -17,25 +14,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.loading import load
+
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = ROOT / "solutions/week02/rank1_lora.py"
 ALTERNATIVES = sorted((ROOT / "autograder/bank/week02/alternatives").glob("*/rank1_lora.py"))
-
-
-def load(path: Path) -> ModuleType:
-    """The module of a file, with the helper modules beside it, whose names are free again afterwards."""
-    spec = importlib.util.spec_from_file_location(f"week02_{path.parent.name}", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(path.parent))
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(path.parent))
-        for helper in path.parent.glob("*.py"):
-            sys.modules.pop(helper.stem, None)
-    return module
-
 
 SOLUTIONS = {"reference": load(REFERENCE)} | {path.parent.name: load(path) for path in ALTERNATIVES}
 REF = SOLUTIONS["reference"]

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import json
 import math
-import sys
 from collections import OrderedDict
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,26 +20,14 @@ from autograder import bank
 from autograder.inside.week03 import Net, encoder_layer, projections, reader
 from autograder.judge.runner import reference_stub
 from autograder.manifest import load
+from tests.loading import load as load_module
 
 WEEK = load().week(3)
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 quick = settings(max_examples=40, deadline=None, derandomize=True, database=None)
 
-
-def module_of(path: Path, name: str):
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # a dataclass looks its module up
-    sys.path.insert(0, str(path.parent))
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(path.parent))
-    return module
-
-
-REF = module_of(reference_stub(WEEK), "week03_reference")
-SOLUTIONS = {"reference": REF} | {p.parent.name: module_of(p, f"week03_{p.parent.name}") for p in bank.alternatives(WEEK)}
+REF = load_module(reference_stub(WEEK))
+SOLUTIONS = {"reference": REF} | {p.parent.name: load_module(p) for p in bank.alternatives(WEEK)}
 everywhere = pytest.mark.parametrize("week3", SOLUTIONS.values(), ids=SOLUTIONS.keys())
 
 

@@ -7,12 +7,10 @@ held-out spelling go through the same ones, independently of the autograder's ch
 from __future__ import annotations
 
 import ast
-import importlib.util
-import sys
 import tomllib
 import warnings
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +18,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+
+from tests.loading import load
 
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = ROOT / "solutions/week04/lora_linear.py"
@@ -34,25 +34,6 @@ LADDER = [(1, 1, 1, 1.0), (3, 2, 1, 2.0), (5, 7, 2, 3.0), (8, 4, 4, 1.0), (6, 6,
 
 
 # --------------------------------------------------------------------------- loading
-
-
-def load(path: Path, source: str | None = None) -> ModuleType:
-    """The module of one file, with helper modules beside it; sys.path and sys.modules stay as they were."""
-    spec = importlib.util.spec_from_loader("lora_linear", loader=None)
-    module = importlib.util.module_from_spec(spec)
-    before = set(sys.modules)
-    sys.modules["lora_linear"] = module  # annotations of a dataclass or a Protocol look it up
-    sys.path.insert(0, str(path.parent))
-    try:
-        code = compile(source if source is not None else path.read_text("utf-8"), str(path), "exec")
-        exec(code, module.__dict__)
-    finally:
-        sys.path.remove(str(path.parent))
-        sys.modules.pop("lora_linear", None)
-        for name in set(sys.modules) - before:
-            if str(path.parent) in str(getattr(sys.modules[name], "__file__", "")):
-                del sys.modules[name]
-    return module
 
 
 def read_mutant(path: Path) -> SimpleNamespace:

@@ -5,7 +5,6 @@ what the checks of other spellings of a known mistake are told.
 from __future__ import annotations
 
 import copy
-import importlib.util
 import shutil
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from autograder.judge.check import CheckInfo
 from autograder.judge.runner import Runner, TaskRun, loopback, reference_stub
 from autograder.manifest import load
 from autograder.report import print_check
+from tests.loading import load as load_module
 
 WEEK = load().week(4)
 REFERENCE = reference_stub(WEEK).read_text(encoding="utf-8")
@@ -32,15 +32,7 @@ STRETCH = tuple(task.id for task in WEEK.tasks if task.stretch)
 MUTANTS = [m for m in bank.mutants(WEEK, REFERENCE) if m.task in STRETCH]
 HELDOUT = [h for h in bank.heldout(WEEK, REFERENCE) if h.mutant.task in STRETCH]
 
-
-def module_of(path: Path):
-    spec = importlib.util.spec_from_file_location("stretch_reference", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-REF = module_of(reference_stub(WEEK))
+REF = load_module(reference_stub(WEEK))
 
 
 def numbers(seed: int, *shape: int) -> Tensor:

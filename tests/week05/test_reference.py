@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
-import sys
 from pathlib import Path
 
 import bitsandbytes as bnb
@@ -22,26 +20,14 @@ from autograder.build import stub_source
 from autograder.judge import scoring
 from autograder.judge.runner import Runner, TaskRun, loopback, reference_stub
 from autograder.manifest import load
+from tests.loading import load as load_module
 
 WEEK = load().week(5)
 REFERENCE = reference_stub(WEEK)
 EPS = torch.finfo(torch.float32).eps
 
-
-def module_of(path: Path):
-    """The module of one file, with helper modules beside it."""
-    spec = importlib.util.spec_from_file_location(f"week05_{path.parent.name}", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(path.parent))
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(path.parent))
-    return module
-
-
-REF = module_of(REFERENCE)
-SOLUTIONS = {"reference": REF} | {path.parent.name: module_of(path) for path in bank.alternatives(WEEK)}
+REF = load_module(REFERENCE)
+SOLUTIONS = {"reference": REF} | {path.parent.name: load_module(path) for path in bank.alternatives(WEEK)}
 everywhere = pytest.mark.parametrize("nf4", SOLUTIONS.values(), ids=SOLUTIONS.keys())
 quick = settings(max_examples=40, deadline=None, derandomize=True, database=None)
 

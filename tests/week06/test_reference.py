@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import itertools
 import json
 import math
 import re
 import string
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -23,28 +20,11 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from tests.loading import load
+
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = ROOT / "solutions/week06/metrics.py"
 ALTERNATIVES = sorted((ROOT / "autograder/bank/week06").glob("alternatives/*/metrics.py"))
-
-
-def load(path: Path) -> ModuleType:
-    """The module of one file, with helper modules beside it; sys.path and sys.modules stay as they were."""
-    before = set(sys.modules)
-    sys.path.insert(0, str(path.parent))
-    try:
-        spec = importlib.util.spec_from_file_location("metrics", path)
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules["metrics"] = module
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(path.parent))
-        for name in set(sys.modules) - before:
-            if name == "metrics" or str(path.parent) in str(getattr(sys.modules[name], "__file__", "")):
-                del sys.modules[name]
-    return module
-
 
 REF = load(REFERENCE)
 SOLUTIONS = {"reference": REF} | {path.parent.name: load(path) for path in ALTERNATIVES}

@@ -5,10 +5,7 @@ Every property is checked on the reference and on each whole alternative of the 
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -18,6 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from autograder.inside.registry import find_builder
+from tests.loading import load as load_module
 
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = ROOT / "solutions/week07/branches.py"
@@ -25,26 +23,9 @@ ALTERNATIVES = sorted((ROOT / "autograder/bank/week07/alternatives").glob("*/bra
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 quick = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 
-
-def module_of(path: Path) -> ModuleType:
-    """The module of one file, with helper modules beside it; sys.path and sys.modules stay as they were."""
-    before = set(sys.modules)
-    sys.path.insert(0, str(path.parent))
-    try:
-        spec = importlib.util.spec_from_file_location(f"week07_{path.parent.name}", path)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(path.parent))
-        for name in set(sys.modules) - before:
-            if str(path.parent) in str(getattr(sys.modules[name], "__file__", "")):
-                del sys.modules[name]
-    return module
-
-
-REF = module_of(REFERENCE)
+REF = load_module(REFERENCE)
 everywhere = pytest.mark.parametrize(
-    "lib", [REF, *map(module_of, ALTERNATIVES)], ids=["reference", *(path.parent.name for path in ALTERNATIVES)]
+    "lib", [REF, *map(load_module, ALTERNATIVES)], ids=["reference", *(path.parent.name for path in ALTERNATIVES)]
 )
 
 

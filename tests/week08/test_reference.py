@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -16,27 +14,11 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopPLogitsWarper
 
+from tests.loading import load
+
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = ROOT / "solutions/week08/edge_federated.py"
 ALTERNATIVES = sorted((ROOT / "autograder/bank/week08/alternatives").glob("*/edge_federated.py"))
-
-
-def load(path: Path) -> ModuleType:
-    """The module of one file, with helper modules beside it; sys.path and sys.modules stay as they were."""
-    spec = importlib.util.spec_from_file_location("edge_federated", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    before = set(sys.modules)
-    sys.path.insert(0, str(path.parent))
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(path.parent))
-        for name in set(sys.modules) - before:
-            if str(path.parent) in str(getattr(sys.modules[name], "__file__", "")):
-                del sys.modules[name]
-    return module
-
 
 SOLUTIONS = {path.parent.name: load(path) for path in (REFERENCE, *ALTERNATIVES)}
 REF = SOLUTIONS["week08"]

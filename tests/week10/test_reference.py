@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -18,26 +17,11 @@ from safetensors.torch import load_file, save_file
 from scipy.stats import mannwhitneyu
 from torch import Tensor, nn
 
+from tests.loading import load
+
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = ROOT / "solutions/week10/security.py"
 ALTERNATIVES = sorted((ROOT / "autograder/bank/week10/alternatives").glob("*/security.py"))
-
-
-def load(path: Path) -> ModuleType:
-    """The module of a file, with the helper modules beside it, whose names are free again afterwards."""
-    spec = importlib.util.spec_from_file_location(f"week10_{path.parent.name}", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(path.parent))
-    try:
-        sys.modules[module.__name__] = module
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(path.parent))
-        for helper in path.parent.glob("*.py"):
-            sys.modules.pop(helper.stem, None)
-    return module
-
 
 SOLUTIONS = {"reference": load(REFERENCE)} | {path.parent.name: load(path) for path in ALTERNATIVES}
 REF = SOLUTIONS["reference"]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -14,29 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from tests.loading import load
+
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = ROOT / "solutions/week11/merge.py"
 ALTERNATIVES = sorted((ROOT / "autograder/bank/week11/alternatives").glob("*/merge.py"))
-
-
-def load(path: Path) -> ModuleType:
-    """The module of one file, with helper modules beside it; sys.path and sys.modules stay as they were."""
-    spec = importlib.util.spec_from_file_location("merge", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    before = set(sys.modules)
-    sys.modules["merge"] = module
-    sys.path.insert(0, str(path.parent))
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(path.parent))
-        sys.modules.pop("merge", None)
-        for name in set(sys.modules) - before:
-            if str(path.parent) in str(getattr(sys.modules[name], "__file__", "")):
-                del sys.modules[name]
-    return module
-
 
 MERGE = load(REFERENCE)
 EVERY = pytest.mark.parametrize(
