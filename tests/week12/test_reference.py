@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import itertools
 import json
 import math
 import random
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,25 +21,11 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from scipy import stats
 
+from tests.loading import load
+
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = ROOT / "solutions/week12/experiment.py"
 ALTERNATIVES = sorted((ROOT / "autograder/bank/week12/alternatives").glob("*/experiment.py"))
-
-
-def load(path: Path) -> ModuleType:
-    """The module of a file, with the helper modules beside it, whose names are free again afterwards."""
-    spec = importlib.util.spec_from_file_location(f"week12_{path.parent.name}", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(path.parent))
-    try:
-        sys.modules[module.__name__] = module
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(path.parent))
-        for helper in path.parent.glob("*.py"):
-            sys.modules.pop(helper.stem, None)
-    return module
 
 
 SOLUTIONS = {"reference": load(REFERENCE)} | {path.parent.name: load(path) for path in ALTERNATIVES}
