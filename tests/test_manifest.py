@@ -204,7 +204,11 @@ CASES: list[tuple[Keys, Any, str]] = [
     (task(2, "id"), 4.2, 'week 4, task in place 2: id must be the week and the task, such as "4.2", not 4.2'),
     (week(4, "task"), [4], "week 4: task in place 1 must be a table, not 4"),
     (week(5), RAW["week"][2], "week 3 is listed twice; number the weeks 1, 2, 3, ... in order"),
-    (week(COUNT, "number"), COUNT + 1, f"week {COUNT + 1} stands in place {COUNT}; number the weeks 1, 2, 3"),
+    (
+        week(COUNT),
+        {key: value for key, value in {**RAW["week"][-1], "number": COUNT + 1}.items() if key != "task"},
+        f"week {COUNT + 1} stands in place {COUNT}; number the weeks 1, 2, 3",
+    ),
     (("limits",), DELETE, "limits is missing; add it"),
     (week(1, "number"), 0, "week 0: number must be an integer from 1 to 99, not 0"),
     (week(2, "stub"), "week02/rank1_lora.py", "week 2: stub must be a Python file name without a folder"),
