@@ -85,8 +85,18 @@ def stub_source(source: str, week: Week, keep: Collection[str] = ()) -> str:
             continue
         raises = f'raise NotImplementedError("Week {task.week}, task {task.number}: {_qualname(tree, region.first + 1)}")'
         lines[region.first : region.last + 1] = [region.indent + raises] if region.indent else []
+    if ast.get_docstring(tree) and lines[(end := tree.body[0].end_lineno or 0) - 1] == '"""':
+        lines[end - 1 : end - 1] = ["", *_overview(week)]
     body = "\n".join(lines).rstrip() + "\n"
     return f"{body}\n{_SEAL}{_digest(body)}\n"
+
+
+def _overview(week: Week) -> Iterator[str]:
+    """What the manifest says of the week's tasks, for the stub's docstring."""
+    yield "Task   points  minutes  difficulty  importance (both from 1 to 5)"
+    for task in week.tasks:
+        points = "stretch" if task.stretch else task.points
+        yield f"{task.id:<5}{points:>8}{task.minutes:>9}{task.difficulty:>12}{task.importance:>12}"
 
 
 def edited(text: str) -> bool:

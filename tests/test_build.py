@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -112,6 +113,8 @@ def test_the_stub_says_what_is_missing(course: Course, week: Week) -> None:
     text = build.generated(course)[ROOT / STUB]
     assert 'raise NotImplementedError("Week 4, task 1: LoRALinear.__init__")' in text
     assert 'raise NotImplementedError("Week 4, task 3: LoRALinear.set_rank")' in text
+    assert re.search(r"^4\.3 +15 +40 +4 +3$", text, re.MULTILINE)  # points, minutes, difficulty, importance of the manifest
+    assert re.search(r"^4\.5 +stretch +30 +3 +3$", text, re.MULTILINE)
     assert "SOLUTION" not in text and "_random_rows" not in text
     assert not build.edited(text)
     assert build.edited(text.replace("alpha", "beta", 1))

@@ -8,6 +8,13 @@ both right; a count is exact.
 
 Convention: y = W0 x + (alpha / rank) B A x, with A (rank x d_in) and B (d_out x rank). Source: Hu et al., "LoRA:
 Low-Rank Adaptation of Large Language Models", arXiv:2106.09685, section 4.1.
+
+Task   points  minutes  difficulty  importance (both from 1 to 5)
+1.1        20       25           1           4
+1.2        10       15           1           5
+1.3        25       45           2           5
+1.4        15       15           1           3
+1.5   stretch       25           2           2
 """
 
 from __future__ import annotations
@@ -163,4 +170,4 @@ def select_trainable(model: nn.Module, method: str, n: int = 1, blocks: str = "l
     """
     raise NotImplementedError("Week 1, task 5: select_trainable")
 
-# stub cb3a8c51a84139ea
+# stub 967bc1441fc6ae05

@@ -8,6 +8,14 @@ Arrays are float64. No function changes its arguments.
 Convention: y = W0 x + (alpha / rank) B A x, with A (rank x in_features) and B (out_features x rank). Inputs are rows
 here, X (n x in_features), so Y = X W0^T + (alpha / rank) X A^T B^T. Source: Hu et al., "LoRA: Low-Rank Adaptation of
 Large Language Models", arXiv:2106.09685, section 4.1.
+
+Task   points  minutes  difficulty  importance (both from 1 to 5)
+2.1        15       25           1           4
+2.2        25       45           3           5
+2.3        15       30           2           5
+2.4        15       30           2           3
+2.5   stretch       25           3           3
+2.6   stretch       15           2           2
 """
 
 from __future__ import annotations
@@ -159,4 +167,4 @@ def amplification_factor(W: ndarray, dW: ndarray, rank: int) -> float:
     """
     raise NotImplementedError("Week 2, task 6: amplification_factor")
 
-# stub 1ef1c6cfc1ad92cd
+# stub bb5d4ac3682444de

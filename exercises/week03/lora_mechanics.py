@@ -8,6 +8,16 @@ is yours to choose. Helper functions, private attributes and helper modules besi
 Convention: y = W0 x + b + (alpha / rank) B A x, with A (rank x in_features) and B (out_features x rank),
 so the weight update is dW = (alpha / rank) B A. Source: Hu et al., "LoRA: Low-Rank Adaptation of Large
 Language Models", arXiv:2106.09685, section 4.1.
+
+Task   points  minutes  difficulty  importance (both from 1 to 5)
+3.1        10       15           1           5
+3.2        15       20           2           5
+3.3        20       45           2           4
+3.4        25       60           3           5
+3.5   stretch       40           3           3
+3.6   stretch       25           2           3
+3.7   stretch       35           3           3
+3.8   stretch       20           2           2
 """
 
 from __future__ import annotations
@@ -406,4 +416,4 @@ class IA3(nn.Module):
         """
         raise NotImplementedError("Week 3, task 8: IA3.merge")
 
-# stub dc876c610632fd45
+# stub a62baa085e0300b1

@@ -8,6 +8,15 @@ is yours to choose. Helper functions, private attributes and helper modules besi
 Convention: y = W0 x + b + (alpha / rank) B A x, with A (rank x in_features) and B (out_features x rank),
 so the weight update is dW = (alpha / rank) B A. Source: Hu et al., "LoRA: Low-Rank Adaptation of Large
 Language Models", arXiv:2106.09685, section 4.1.
+
+Task   points  minutes  difficulty  importance (both from 1 to 5)
+4.1        25       50           2           5
+4.2        15       25           2           4
+4.3        15       40           4           3
+4.4        15       35           3           5
+4.5   stretch       30           3           3
+4.6   stretch       20           2           2
+4.7   stretch       45           3           3
 """
 
 from __future__ import annotations
@@ -281,4 +290,4 @@ class PEFTApplier:
         """
         raise NotImplementedError("Week 4, task 7: PEFTApplier.apply")
 
-# stub 3f4d2abfe0d1577e
+# stub 93947d517ad18005

@@ -15,6 +15,15 @@ Near a boundary: where a value lies between two codes, within 1e-6 (of the block
 the two codes is right. Arithmetic in float32 is accurate enough everywhere.
 
 Source: Dettmers et al., "QLoRA: Efficient Finetuning of Quantized LLMs", arXiv:2305.14314, sections 2 and 3.
+
+Task   points  minutes  difficulty  importance (both from 1 to 5)
+5.1        10       25           2           4
+5.2        25       50           3           5
+5.3        15       30           3           3
+5.4        20       45           3           5
+5.5   stretch       30           3           3
+5.6   stretch       15           2           2
+5.7   stretch       10           1           3
 """
 
 from __future__ import annotations
@@ -310,4 +319,4 @@ def bits_per_parameter(block_size: int = 64, second_block_size: int | None = 256
     """
     raise NotImplementedError("Week 5, task 7: bits_per_parameter")
 
-# stub 9cbe0a23422c1c39
+# stub ed0696a78577d4a4

@@ -10,6 +10,16 @@ weight update is dW = (alpha / rank) B A (Hu et al., arXiv:2106.09685, section 4
 dW by another one. In every layer the base is frozen; what the class names as `nn.Parameter` is trainable, nothing else
 is, and it has base.weight's dtype and device. Whatever is computed is computed in the dtype of its inputs or a wider
 one: a softmax in float32 would spoil a float64 layer. There is no dropout and no merging this week.
+
+Task   points  minutes  difficulty  importance (both from 1 to 5)
+7.1        25       45           2           5
+7.2        15       30           2           4
+7.3        15       35           3           4
+7.4        15       40           4           3
+7.5   stretch       30           3           2
+7.6   stretch       15           1           2
+7.7   stretch       35           3           2
+7.8   stretch       45           4           4
 """
 
 from __future__ import annotations
@@ -405,4 +415,4 @@ def dpo_loss(
     """
     raise NotImplementedError("Week 7, task 8: dpo_loss")
 
-# stub daf838de6f20b59f
+# stub 38ead3af1284e925

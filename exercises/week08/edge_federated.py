@@ -6,6 +6,14 @@ the contract: the checks use the names, shapes and errors that stand there and n
 is yours to choose. Helper functions, private attributes and helper modules beside this file are welcome.
 
 Convention: dW = (alpha / rank) B A, with A (rank x in_features) and B (out_features x rank).
+
+Task   points  minutes  difficulty  importance (both from 1 to 5)
+8.1        20       40           2           5
+8.2        15       25           2           4
+8.3        20       40           3           4
+8.4        15       45           4           5
+8.5   stretch       25           2           3
+8.6   stretch       25           2           3
 """
 
 from __future__ import annotations
@@ -373,4 +381,4 @@ class NewTokenRows(nn.Module):
         """
         raise NotImplementedError("Week 8, task 6: NewTokenRows.state_to_save")
 
-# stub bc4b091ba9b72379
+# stub bdf8c98f9be2a726

@@ -8,6 +8,12 @@ beside this file are welcome.
 Convention: y = W0 x + b + (alpha / rank) B A x, with A (rank x in_features) and B (out_features x rank),
 so the weight update is dW = (alpha / rank) B A. Source: Hu et al., "LoRA: Low-Rank Adaptation of Large
 Language Models", arXiv:2106.09685, section 4.1.
+
+Task   points  minutes  difficulty  importance (both from 1 to 5)
+9.1        20       40           2           4
+9.2        20       40           3           4
+9.3        15       25           2           4
+9.4        15       45           4           5
 """
 
 from __future__ import annotations
@@ -298,4 +304,4 @@ def inject_fused_qkv(
     """
     raise NotImplementedError("Week 9, task 4: inject_fused_qkv")
 
-# stub 86e98cc408f30ae5
+# stub 0c6aa0b28345c862

@@ -19,6 +19,15 @@ An adapter is a dict with two keys:
 in which it was trained and vetted: (a) renamed keys put its factors into other layers, (b) merged into another base or
 with another adapter it does something else, (c) other factors, (B G, G^-1 A), hide the same update, (d) a changed
 configuration rescales or retargets it. The tasks detect (a), (c) and (d); (b) is not visible in the file.
+
+Task   points  minutes  difficulty  importance (both from 1 to 5)
+10.1       15       20           1           4
+10.2       20       35           3           4
+10.3       20       50           4           5
+10.4       15       25           2           4
+10.5  stretch       25           2           4
+10.6  stretch       35           4           2
+10.7  stretch       30           3           3
 """
 
 from __future__ import annotations
@@ -270,4 +279,4 @@ def trigger_scan(
     """
     raise NotImplementedError("Week 10, task 7: trigger_scan")
 
-# stub d13f91ab2c07ebc6
+# stub 19866b343ddf065f

@@ -9,6 +9,15 @@ given: leave them as they are. No function changes the tensors that are passed t
 Convention: y = W0 x + b + (alpha / rank) B A x, with A (rank x in_features) and B (out_features x rank),
 so the weight update is dW = (alpha / rank) B A. Source: Hu et al., "LoRA: Low-Rank Adaptation of Large
 Language Models", arXiv:2106.09685, section 4.1.
+
+Task   points  minutes  difficulty  importance (both from 1 to 5)
+11.1       20       35           2           5
+11.2       15       35           3           3
+11.3       20       40           3           4
+11.4       15       40           3           4
+11.5  stretch       15           2           2
+11.6  stretch       25           2           3
+11.7  stretch       30           2           2
 """
 
 from __future__ import annotations
@@ -258,4 +267,4 @@ def stack_tasks(loras: Sequence[LoRA]) -> LoRA:
     """
     raise NotImplementedError("Week 11, task 7: stack_tasks")
 
-# stub 1620c876da90eb6a
+# stub 7de26fbee86ea8b1

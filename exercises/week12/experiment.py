@@ -7,6 +7,13 @@ done alone. The file is the scaffold of your final project: put your own data, m
 No texts but those named here are asked for word by word. Where something is compared with a table, a table is Markdown's:
 the header's row, a delimiter row such as |---|---| and the other rows follow each other, each a line that begins and
 ends with "|"; spaces around a cell do not count. Numbers have three digits after the point, as f"{x:.3f}" writes them.
+
+Task   points  minutes  difficulty  importance (both from 1 to 5)
+12.1       25       50           3           5
+12.2       20       45           3           5
+12.3       15       35           2           4
+12.4       10       20           2           3
+12.5  stretch       15           2           3
 """
 
 from __future__ import annotations
@@ -240,4 +247,4 @@ def holm(p_values: list[float]) -> list[float]:
     """
     raise NotImplementedError("Week 12, task 5: holm")
 
-# stub b7e46a0bc68bce91
+# stub 34b8958e9cf970ee
