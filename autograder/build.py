@@ -69,14 +69,14 @@ def stub_source(source: str, week: Week, keep: Collection[str] = ()) -> str:
         BuildError: if a marker is wrong or a core task has no region.
     """
     found = regions(source, week.stub)
+    tree = ast.parse(source)
     tasks = {t.id: t for t in week.tasks}
     for region in found:
         if region.task not in tasks:
             raise BuildError(f"{week.stub}:{region.first + 1}: the manifest has no task {region.task}")
     for task_id in tasks:
-        if not any(r.task == task_id and r.indent for r in found):
+        if not any(r.task == task_id and _in_function(tree, r) for r in found):
             raise BuildError(f"{week.stub}: task {task_id} has no solution region in a function")
-    tree = ast.parse(source)
     lines: list[str] = source.splitlines()
     for region in reversed(found):
         task = tasks[region.task]
@@ -84,11 +84,17 @@ def stub_source(source: str, week: Week, keep: Collection[str] = ()) -> str:
             del lines[region.last], lines[region.first]
             continue
         raises = f'raise NotImplementedError("Week {task.week}, task {task.number}: {_qualname(tree, region.first + 1)}")'
-        lines[region.first : region.last + 1] = [region.indent + raises] if region.indent else []
+        lines[region.first : region.last + 1] = [region.indent + raises] if _in_function(tree, region) else []
     if ast.get_docstring(tree) and lines[(end := tree.body[0].end_lineno or 0) - 1] == '"""':
         lines[end - 1 : end - 1] = ["", *_overview(week)]
     body = "\n".join(lines).rstrip() + "\n"
     return f"{body}\n{_SEAL}{_digest(body)}\n"
+
+
+def _in_function(tree: ast.Module, region: Region) -> bool:
+    """Whether a region is a part of a function's body; a whole function, of a module or a class, is not."""
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    return any(node.lineno <= region.first + 1 <= (node.end_lineno or 0) for node in functions)
 
 
 def _overview(week: Week) -> Iterator[str]:
@@ -202,7 +208,9 @@ def _scores(week: Week, stub: str) -> Iterator[str]:
         for path, wanted in ((reference_stub(week), 1.0), (folder / week.stub, 0.0)):
             for run in runner.run(loopback(path)):
                 score = scoring.share(run.outcomes)
-                if score != wanted:
+                if run.unloadable:
+                    found.append(f"{_short(path)}: {run.unloadable}")
+                elif score != wanted:
                     failure = scoring.headline(run.outcomes)
                     why = f" ({failure.name}: {failure.message})" if failure and wanted else ""
                     found.append(f"{_short(path)}: task {run.task.id} scores {score:.0%}, not {wanted:.0%}{why}")

@@ -13,7 +13,9 @@ import pytest
 
 from autograder import build
 from autograder.manifest import Course, Week
+from autograder.manifest import load as load_manifest
 from tests.conftest import ROOT
+from tests.loading import load
 
 STUB = Path("exercises/week04/lora_linear.py")
 REFERENCE = Path("solutions/week04/lora_linear.py")
@@ -107,6 +109,12 @@ def test_a_stub_that_earns_points_and_a_reference_that_does_not_are_found(copy: 
     assert result.returncode == 1
     assert "solutions/week04/lora_linear.py: task 4.1 scores 87%, not 100% (start: " in result.stdout
     assert "exercises/week04/lora_linear.py: task 4.2 scores 100%, not 0%" in result.stdout
+
+
+@pytest.mark.parametrize("week", [w for w in load_manifest().weeks if w.tasks], ids=lambda w: w.folder)
+def test_every_stub_loads(week: Week) -> None:
+    """A whole method or helper of the reference is left out: a raise in its place would keep the file from being imported."""
+    load(ROOT / "exercises" / week.folder / week.stub)
 
 
 def test_the_stub_says_what_is_missing(course: Course, week: Week) -> None:
