@@ -75,7 +75,8 @@ def gradcheck(layer: nn.Module, x: Tensor, names: list[str]) -> None:
 
 def peft_layer(base: nn.Linear, config, adapter: str = "default"):
     """peft's layer around (a copy of) base, and the model that it stands in."""
-    peft = pytest.importorskip("peft")
+    import peft
+
     inner = nn.Linear(base.in_features, base.out_features, bias=base.bias is not None, dtype=base.weight.dtype)
     inner.load_state_dict(base.state_dict())
     model = peft.get_peft_model(nn.Sequential(inner), config, adapter_name=adapter)
@@ -122,7 +123,8 @@ def test_hydra_is_the_equations(lib):
 
 @everywhere
 def test_one_branch_is_lora(lib):
-    peft = pytest.importorskip("peft")
+    import peft
+
     layer = hydra(lib, 5, 7, 2, 1, 3.0)
     other, _ = peft_layer(layer.base, peft.LoraConfig(r=2, lora_alpha=3, target_modules=["0"]))
     with torch.no_grad():
@@ -234,7 +236,8 @@ def test_a_mixed_batch_is_each_sample_by_itself(lib, batch):
 
 @everywhere
 def test_a_mixed_batch_is_pefts(lib):
-    peft = pytest.importorskip("peft")
+    import peft
+
     base, adapters = linear(5, 4), adapters_of([2, 1, 3], 5, 4, torch.float64)
     layer, model = peft_layer(base, peft.LoraConfig(r=2, lora_alpha=0.5, target_modules=["0"]), "0")
     for k, (A, _, alpha) in enumerate(adapters[1:], start=1):
@@ -282,7 +285,8 @@ def dora(lib, n_in, n_out, rank, alpha, bias=True, dtype=torch.float64):
 @everywhere
 def test_dora_is_pefts(lib):
     """Forward pass, and the gradients with the norm held constant."""
-    peft = pytest.importorskip("peft")
+    import peft
+
     for n_in, n_out, rank, bias in ((5, 7, 2, True), (6, 4, 3, False)):
         layer = dora(lib, n_in, n_out, rank, 3.0, bias)
         other, _ = peft_layer(layer.base, peft.LoraConfig(r=rank, lora_alpha=3, target_modules=["0"], use_dora=True))
@@ -354,7 +358,8 @@ def test_rand_is_the_sum_and_has_full_rank(lib):
 
 @everywhere
 def test_rand_is_pefts(lib):
-    peft = pytest.importorskip("peft")
+    import peft
+
     for n_in, n_out, rank, n, alpha in RANDS:
         if n != -(-min(n_in, n_out) // rank):  # peft takes no more bases than it needs
             continue
@@ -399,7 +404,7 @@ def test_rand_trains_the_diagonals_only(lib):
 @everywhere
 def test_importance_and_budget_are_pefts(lib):
     """Three matrices, four steps: peft's RankAllocator keeps the same triplets."""
-    peft = pytest.importorskip("peft")
+    import peft
     from peft.tuners.adalora.layer import RankAllocator
 
     model = nn.Sequential(linear(5, 4), linear(4, 6), linear(6, 3))
