@@ -12,12 +12,14 @@ if [ ! -x .venv/bin/python ]; then
 fi
 stamp=$(cat pyproject.toml constraints.txt | cksum)
 if [ "$(cat .venv/.installed 2>/dev/null)" != "$stamp" ]; then
-    echo "installing into .venv (about 1.5 GB, a few minutes the first time)"
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+    echo "installing into .venv (about 2.5 GB, a few minutes the first time)"
+    extras=labs
+    [ -d solutions ] && extras=dev,labs  # not in the students' copy
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$extras]"
     echo "$stamp" > .venv/.installed
 fi
 
-if [ "$(uname)" = Linux ] && ! command -v bwrap >/dev/null; then
+if [ -f autograder/engine.py ] && [ "$(uname)" = Linux ] && ! command -v bwrap >/dev/null; then
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
         echo "installing bubblewrap, the sandbox"
         { apt-get update -qq && apt-get install -y -qq bubblewrap; } >/dev/null || true

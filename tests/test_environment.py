@@ -11,6 +11,7 @@ import tomllib
 from tests.conftest import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = PROJECT["optional-dependencies"]
 CONSTRAINTS = dict(
     line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if line and not line.startswith("#")
 )
@@ -24,22 +25,23 @@ def test_environment_yml_says_no_more_than_pyproject() -> None:
     text = (ROOT / "environment.yml").read_text()
     listed = re.findall(r"^\s+- (.+?):?$", text, re.MULTILINE)
     python = PROJECT["requires-python"].removeprefix(">=")
-    assert listed == ["conda-forge", f"python={python}", "pip", "pip", "-c constraints.txt", "-e .[dev]"]
+    assert listed == ["conda-forge", f"python={python}", "pip", "pip", "-c constraints.txt", "-e .[dev,labs]"]
     assert f"name: {PROJECT['name']}" in text
 
 
 def test_every_dependency_is_pinned() -> None:
     pinned = {normal(name) for name in CONSTRAINTS}
-    wanted = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]]
+    wanted = [*PROJECT["dependencies"], *EXTRAS["dev"], *EXTRAS["labs"]]
     assert {normal(name) for name in wanted} <= pinned
     assert CONSTRAINTS["torch"].startswith("2.13.0")
-    assert not [name for name in pinned if name.startswith("nvidia")]
+    assert not [name for name in pinned if name.startswith("nvidia") and name != "nvidia-ml-py"]
 
 
 def test_every_import_is_declared() -> None:
-    dev = PROJECT["optional-dependencies"]["dev"]
-    _declared(PROJECT["dependencies"], "autograder", "solutions")
-    _declared([*PROJECT["dependencies"], *dev], "benchmarks")
+    main = PROJECT["dependencies"]
+    _declared([*main, *EXTRAS["labs"]], "course", "solutions")
+    _declared([*main, *EXTRAS["dev"]], "autograder")
+    _declared([*main, *EXTRAS["dev"], *EXTRAS["labs"]], "benchmarks")
 
 
 def _declared(names: list[str], *folders: str) -> None:
@@ -51,8 +53,8 @@ def _declared(names: list[str], *folders: str) -> None:
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 found.add(node.module.partition(".")[0])
     places = (ROOT / "autograder" / "bank", ROOT / "benchmarks")
-    own = {"autograder", "_pytest"} | {path.stem for place in places for path in place.rglob("*.py")}
-    declared = {normal(name) for name in names}
+    own = {"autograder", "course", "_pytest"} | {path.stem for place in places for path in place.rglob("*.py")}
+    declared = {normal(name) for name in names} | {"sklearn" for name in names if name == "scikit-learn"}
     assert {normal(name) for name in found - own - set(sys.stdlib_module_names)} <= declared
 
 

@@ -1,0 +1,1 @@
+"""The course's manifest, lectures and labs."""
