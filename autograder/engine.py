@@ -32,7 +32,7 @@ from autograder.inside import confine
 from autograder.inside.wire import WireError
 from autograder.intake import Submission
 from autograder.judge import scoring
-from autograder.judge.runner import CHECKS, ROOT, Broken, Opener, Runner, Shaken, TaskRun, reference_stub
+from autograder.judge.runner import Broken, Opener, Runner, Shaken, TaskRun, checks_digest, reference_stub
 from autograder.judge.session import LinkDown
 from autograder.manifest import Course, Task, Week
 
@@ -64,15 +64,9 @@ class Summary:
     seconds: float = 0.0
 
 
-def checks_digest(week: Week) -> str:
+def _digest(week: Week) -> str:
     """sha256 over everything that decides a score besides the submission and the seed."""
-    sha = hashlib.sha256()
-    package = ROOT / "autograder"
-    files = [*(CHECKS / week.folder).glob("*.py"), *package.glob("judge/*.py"), *package.glob("inside/*.py")]
-    for path in sorted([*files, reference_stub(week)]):
-        sha.update(path.name.encode() + b"\0" + path.read_bytes())
-    sha.update(repr(week).encode())
-    return sha.hexdigest()
+    return hashlib.sha256(checks_digest(week).encode() + reference_stub(week).read_bytes()).hexdigest()
 
 
 def grade(
@@ -107,7 +101,7 @@ def grade(
     with results.locked(out):
         known = results.read_run(out) or {}
         seed = seed if seed is not None else known.get("seed", secrets.randbits(53))
-        checks = checks_digest(week)
+        checks = _digest(week)
         run = {"schema": results.SCHEMA, "week": week.number, "seed": seed, "isolation": isolation}
         run |= {"manifest_sha256": course.sha256, "checks_sha256": checks}
         store = results.Store(out, run)

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from autograder import bank
 from autograder.inside import wire
 from autograder.inside.worker import Worker
 from autograder.judge.session import CheckFailed, Loopback, Session
 from autograder.manifest import Week
+
+if TYPE_CHECKING:
+    from autograder.bank import Mutant
 
 Trace = list[Any]
 _RTOL = 1e-6
@@ -27,23 +29,32 @@ _RTOL = 1e-6
 class Diagnoser:
     """Holds the mutants of a week and their traces.
 
+    Attributes:
+        mutants: each has name, task, misconception, misconception_zh.
+
     Args:
         reference: source of the week's reference.
         trace: runs one check, by name, on a session and returns (passed, trace).
     """
 
     def __init__(self, week: Week, reference: str, trace: Callable[[str, Session], tuple[bool, Trace]]) -> None:
+        from autograder import bank  # which a student release does not have
+
         self._week = week
-        self._mutants = bank.mutants(week, reference)
+        self.mutants: Sequence[Any] = bank.mutants(week, reference)
         self._trace = trace
         self._known: dict[tuple[str, str], tuple[bool, Trace]] = {}
         self._sessions: dict[str, Session | None] = {}
 
     def prepare(self, checks: dict[str, list[str]]) -> None:
         """Run every mutant on its task's checks (by task) now, so that processes forked from this one need not."""
-        for mutant in self._mutants:
+        for mutant in self.mutants:
             for check in checks.get(mutant.task, []):
                 self._known_trace(mutant, check)
+
+    def traces(self) -> dict[tuple[str, str], tuple[bool, Trace]]:
+        """(passed, trace) by mutant and check, as far as they have run."""
+        return self._known
 
     def name(self, task: str, traces: dict[str, tuple[bool, Trace]]) -> dict[str, str]:
         """The mutant that each failing check's trace matches, by check.
@@ -58,7 +69,7 @@ class Diagnoser:
         for check, (passed, trace) in traces.items():
             if passed:
                 continue
-            found = [m for m in self._mutants if m.task == task and self._fails_like(m, check, trace)]
+            found = [m for m in self.mutants if m.task == task and self._fails_like(m, check, trace)]
             if len(found) > 1:
                 votes = {m.name: sum(self._agrees(m, c, *seen) for c, seen in traces.items()) for m in found}
                 found = [m for m in found if votes[m.name] == max(votes.values())]
@@ -67,25 +78,26 @@ class Diagnoser:
         return named
 
     def misconception(self, name: str) -> str:
-        return next(m.misconception for m in self._mutants if m.name == name)
+        text: str = next(m.misconception for m in self.mutants if m.name == name)
+        return text
 
-    def _fails_like(self, mutant: bank.Mutant, check: str, trace: Trace) -> bool:
+    def _fails_like(self, mutant: Mutant, check: str, trace: Trace) -> bool:
         passed, known = self._known_trace(mutant, check)
         return not passed and same(known, trace)
 
-    def _agrees(self, mutant: bank.Mutant, check: str, passed: bool, trace: Trace) -> bool:
+    def _agrees(self, mutant: Mutant, check: str, passed: bool, trace: Trace) -> bool:
         if passed:
             return self._known_trace(mutant, check)[0]
         return self._fails_like(mutant, check, trace)
 
-    def _known_trace(self, mutant: bank.Mutant, check: str) -> tuple[bool, Trace]:
+    def _known_trace(self, mutant: Mutant, check: str) -> tuple[bool, Trace]:
         key = (mutant.name, check)
         if key not in self._known:
             session = self._session(mutant)
             self._known[key] = self._trace(check, session) if session else (True, [])
         return self._known[key]
 
-    def _session(self, mutant: bank.Mutant) -> Session | None:
+    def _session(self, mutant: Mutant) -> Session | None:
         """A session with the mutant's module, loaded once; None if it does not even load."""
         if mutant.name not in self._sessions:
             with tempfile.TemporaryDirectory() as folder:

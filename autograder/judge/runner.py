@@ -12,7 +12,7 @@ import inspect
 import pickle
 import sys
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,6 +26,7 @@ from autograder import UserError
 from autograder.inside.worker import Worker
 from autograder.judge.check import CheckInfo
 from autograder.judge.diagnose import Diagnoser
+from autograder.judge.recorded import PUBLIC_SEED, Known, RecordedDiagnoser, RecordedOracle, Recorder, Recording, question
 from autograder.judge.scoring import Outcome
 from autograder.judge.session import CheckFailed, Link, LinkDown, Loopback, Session
 from autograder.manifest import Task, Week
@@ -76,6 +77,17 @@ def reference_stub(week: Week) -> Path:
     return ROOT / "solutions" / week.folder / week.stub
 
 
+def checks_digest(week: Week) -> str:
+    """sha256 over what decides how a submission is checked: the checks, the judge, what it drives in the worker."""
+    sha = hashlib.sha256()
+    package = ROOT / "autograder"
+    files = [*(CHECKS / week.folder).glob("*.py"), *package.glob("judge/*.py"), *package.glob("inside/*.py")]
+    for path in sorted(files):
+        sha.update(path.name.encode() + b"\0" + path.read_bytes())
+    sha.update(repr(week).encode())
+    return sha.hexdigest()
+
+
 def derive(seed: int, name: str) -> int:
     """A seed below 2^63 for one check: a function of the run's seed and the check's name alone."""
     return int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:8], "big") >> 1
@@ -88,9 +100,19 @@ class Oracle:
         self._session = Session(Loopback(Worker(stub)))
         self._loaded = False
         self._answers: OrderedDict[tuple[str, int, bytes], Any] = OrderedDict()
+        self.recorder: Recorder | None = None
+        self._calls: Counter[tuple[int, str]] = Counter()
         self.seed = 0
 
     def __call__(self, program: Callable[..., Any], *args: Any) -> Any:
+        answer = self._answer(program, *args)
+        if self.recorder is not None:
+            name = (self.seed, program.__qualname__)
+            self._calls[name] += 1
+            self.recorder.answer(question(self.seed, program, self._calls[name], args), answer)
+        return answer
+
+    def _answer(self, program: Callable[..., Any], *args: Any) -> Any:
         if program.__closure__:
             raise TypeError(f"{program.__qualname__} must take all that it uses as arguments")
         key = (program.__qualname__, self.seed, hashlib.sha256(pickle.dumps(args)).digest())
@@ -119,10 +141,18 @@ class Runner:
         self.week, self.seed = week, seed
         self._tier = tier
         self._tasks = [t for t in week.tasks if tasks is None or t.id in tasks]
-        self.oracle = Oracle(reference_stub(week))
         self._session: Session | None = None
         self._failure: BaseException | None = None
-        self.diagnoser = Diagnoser(week, reference_stub(week).read_text(encoding="utf-8"), self._trace)
+        self.oracle: Oracle | RecordedOracle
+        reference = reference_stub(week)
+        if reference.is_file():
+            self.oracle = Oracle(reference)
+            self.diagnoser = Diagnoser(week, reference.read_text(encoding="utf-8"), self._trace)
+        elif seed != PUBLIC_SEED:
+            raise Broken(f"this copy of the course knows the answers for seed {PUBLIC_SEED} only: leave --seed out")
+        else:
+            recording = Recording(week, checks_digest(week))
+            self.oracle, self.diagnoser = RecordedOracle(recording), RecordedDiagnoser(recording)
         self.items: dict[str, list[pytest.Function]] = {}
         self._all: list[pytest.Function] = []
 
@@ -134,7 +164,7 @@ class Runner:
         return self._session
 
     @pytest.fixture(name="oracle")
-    def oracle_fixture(self) -> Oracle:
+    def oracle_fixture(self) -> Oracle | RecordedOracle:
         return self.oracle
 
     @pytest.fixture
@@ -287,6 +317,19 @@ class Runner:
         self.run(loopback(reference_stub(self.week)))
         if mutants:
             self.diagnoser.prepare({t: [i.name.removeprefix("test_") for i in items] for t, items in self.items.items()})
+
+    def record(self) -> bytes:
+        """Within `run_in_pytest`, with the public seed: what a student release needs of this week, see judge/recorded.py."""
+        recorder, oracle = Recorder(), self.oracle
+        assert isinstance(oracle, Oracle) and self.seed == PUBLIC_SEED
+        oracle.recorder = recorder
+        self.run(loopback(reference_stub(self.week)))
+        oracle.recorder = None
+        self.diagnoser.prepare({t: [i.name.removeprefix("test_") for i in items] for t, items in self.items.items()})
+        for (mutant, check), seen in self.diagnoser.traces().items():
+            recorder.trace(mutant, check, *seen)
+        mutants = [Known(m.name, m.task, m.misconception, m.misconception_zh) for m in self.diagnoser.mutants]
+        return recorder.pack(checks_digest(self.week), mutants)
 
     def _call(self, item: pytest.Function) -> BaseException | None:
         self._failure = None
