@@ -5,6 +5,8 @@
 Each line is an equation that stands in the section named above it, letter for letter, in both languages.
 """
 
+from course.labs.worked import run, say
+
 WIDTH, FEED_FORWARD, LAYERS, TOKENS = 4096, 11008, 32, 32000  # Llama-2-7B
 RANK = 16
 LINEARS = LAYERS * (4 * WIDTH**2 + 3 * WIDTH * FEED_FORWARD)
@@ -12,70 +14,60 @@ BASE = LINEARS + 2 * TOKENS * WIDTH + (2 * LAYERS + 1) * WIDTH  # an embedding, 
 FACTORS = LAYERS * RANK * (4 * 2 * WIDTH + 3 * (WIDTH + FEED_FORWARD))  # on every linear layer of the blocks
 
 
-def say(name: str, value: float) -> None:
-    """One line of the output, with four digits at most."""
-    print(f"{name} = {value:.4g}")
-
-
-def count(name: str, value: int) -> None:
-    """One line of the output, with all digits."""
-    print(f"{name} = {value}")
-
-
 def counting_parameters() -> None:
     """GPT-2's tied embedding, and the share that LoRA trains of Llama-2-7B."""
     width, layers, tokens, positions = 768, 12, 50257, 1024
-    count("V", tokens)
-    count("d", width)
+    say("V", tokens)
+    say("d", width)
     embedding = tokens * width
-    count("V d", embedding)
+    say("V d", embedding)
     block = 12 * width**2 + 13 * width  # four matrices of attention and feed-forward, their biases, two norms
     total = embedding + positions * width + layers * block + 2 * width
-    count("P", total)
-    count("P + V d", total + embedding)
-    count("r", RANK)
-    count(r"P_{\text{train}}", FACTORS)
-    count(r"P_{\text{all}}", BASE + FACTORS)
+    say("P", total)
+    say("P + V d", total + embedding)
+    say("r", RANK)
+    say(r"P_{\text{train}}", FACTORS)
+    say(r"P_{\text{all}}", BASE + FACTORS)
     say(r"100 P_{\text{train}} / P_{\text{all}}", 100 * FACTORS / (BASE + FACTORS))
     say(r"P_{\text{train}} / P_{\text{all}}", FACTORS / (BASE + FACTORS))
 
 
 def lora_parameters() -> None:
     """One matrix, GPT-3, and grouped-query attention in Llama-3-8B."""
-    count("r", 8)
-    count("d", WIDTH)
-    count("d^2", WIDTH**2)
-    count("2 r d", 2 * 8 * WIDTH)
+    say("r", 8)
+    say("d", WIDTH)
+    say("d^2", WIDTH**2)
+    say("2 r d", 2 * 8 * WIDTH)
     say("d / (2 r)", WIDTH / (2 * 8))
     layers, width, rank = 96, 12288, 4
     each = rank * (width + width)
-    count(r"d_{\text{GPT}}", width)
-    count(r"n_{\text{layers}}", layers)
-    count(r"r_{\text{GPT}}", rank)
-    count(r"2 n_{\text{layers}}", 2 * layers)
-    count(r"P_{\text{LoRA}}", 2 * layers * each)
-    count(r"P_{\text{LoRA}} / 2", layers * each)
+    say(r"d_{\text{GPT}}", width)
+    say(r"n_{\text{layers}}", layers)
+    say(r"r_{\text{GPT}}", rank)
+    say(r"2 n_{\text{layers}}", 2 * layers)
+    say(r"P_{\text{LoRA}}", 2 * layers * each)
+    say(r"P_{\text{LoRA}} / 2", layers * each)
     say(r"2 P_{\text{LoRA}} / 10^6", 2 * 2 * layers * each / 10**6)
     say(r"P_{\text{GPT}} / 10^9", 175)
     say(r"2 \cdot 175", 2 * 175)
     say(r"1000 \cdot 350 / 10^4", 1000 * 350 / 10**4)
     head, heads, groups, feed_forward = 128, 32, 8, 14336
-    count("h", head)
-    count("n_q", heads)
-    count(r"n_{kv}", groups)
-    count(r"n_{kv} h", groups * head)
+    say("h", head)
+    say("n_q", heads)
+    say(r"n_{kv}", groups)
+    say(r"n_{kv} h", groups * head)
     square, small = 8 * (WIDTH + heads * head), 8 * (WIDTH + groups * head)
-    count(r"r (d + n_q h)", square)
-    count(r"r (d + n_{kv} h)", small)
-    count(r"P_{\text{linears}}", LAYERS * (2 * square + 2 * small + 3 * 8 * (WIDTH + feed_forward)))
+    say(r"r (d + n_q h)", square)
+    say(r"r (d + n_{kv} h)", small)
+    say(r"P_{\text{linears}}", LAYERS * (2 * square + 2 * small + 3 * 8 * (WIDTH + feed_forward)))
 
 
 def memory() -> None:
     """Llama-2-7B in the four recipes, and the bits of NF4."""
     bits = 4 + 8 / 64 + 32 / (64 * 256)
-    count("N", BASE)
-    count("n", FACTORS)
-    count("2 + 2 + 12", 2 + 2 + 12)
+    say("N", BASE)
+    say("n", FACTORS)
+    say("2 + 2 + 12", 2 + 2 + 12)
     say(r"16 N / 10^9", 16 * BASE / 10**9)
     say(r"16 N / 2^{30}", 16 * BASE / 2**30)
     say(r"2 N / 10^9", 2 * BASE / 10**9)
@@ -85,7 +77,7 @@ def memory() -> None:
     print(f"4 + 8 / 64 + 32 / (64 \\cdot 256) = {bits}")
     say("b", bits)
     say(r"4 + 32 / 64", 4 + 32 / 64)
-    count("q", LINEARS)
+    say("q", LINEARS)
     say("q / N", LINEARS / BASE)
     weights = bits / 8 * LINEARS + 2 * (BASE - LINEARS)
     say(r"(b q / 8 + 2 (N - q)) / 10^9", weights / 10**9)
@@ -105,7 +97,7 @@ def energy() -> None:
     say("C", kwh * 500 / 1000)
     hours = 82432
     large = hours * 400 / 1000 * 1.1
-    count(r"t_{\text{LLaMA}}", hours)
+    say(r"t_{\text{LLaMA}}", hours)
     say(r"w_{\text{LLaMA}}", 400)
     say(r"\text{PUE}_{\text{LLaMA}}", 1.1)
     say(r"i_{\text{LLaMA}}", 385)
@@ -116,15 +108,13 @@ def energy() -> None:
 def selective_methods() -> None:
     """How small the biases of a layer are, and how large one block of Llama-2-7B is."""
     width = 768
-    count("d", width)
-    count("d^2 + d", width**2 + width)
+    say("d", width)
+    say("d^2 + d", width**2 + width)
     say("100 d / (d^2 + d)", 100 * width / (width**2 + width))
     block = LINEARS // LAYERS + 2 * WIDTH
-    count(r"P_{\text{block}}", block)
+    say(r"P_{\text{block}}", block)
     say(r"100 P_{\text{block}} / N", 100 * block / BASE)
 
 
 if __name__ == "__main__":
-    for section in (counting_parameters, lora_parameters, memory, energy, selective_methods):
-        print(f"[{section.__name__.replace('_', '-')}]")
-        section()
+    run(counting_parameters, lora_parameters, memory, energy, selective_methods)

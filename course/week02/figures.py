@@ -7,26 +7,14 @@ matrix are separated by semicolons.
 """
 
 import numpy as np
-from numpy.typing import ArrayLike
+
+from course.labs.worked import run, say
 
 D = np.array([[3, 0], [4, 5]])  # the update that a rank-1 layer has to learn
 W0 = np.eye(2)
 X = np.array([[1, 1], [1, -1]])  # X^T X / n is the identity, so the loss is half the squared distance of the weights
 Y = X @ (W0 + D).T
 ALPHA, LR = 2, 0.05
-
-
-def show(value: ArrayLike) -> str:
-    """Four digits at most; a vector in brackets, a matrix with a semicolon between its rows."""
-    array = np.asarray(value)
-    if array.ndim == 0:
-        return f"{float(array) + 0.0:.4g}"
-    return "[" + (", " if array.ndim == 1 else "; ").join(show(part).strip("[]") for part in array) + "]"
-
-
-def say(name: str, value: ArrayLike) -> None:
-    """One line of the output."""
-    print(f"{name} = {show(value)}")
 
 
 def loss(b: np.ndarray, a: np.ndarray) -> float:
@@ -172,6 +160,4 @@ def amplification() -> None:
 
 
 if __name__ == "__main__":
-    for section in (truncated_svd, gradients, training, kronecker, similarity, amplification):
-        print(f"[{section.__name__.replace('_', '-')}]")
-        section()
+    run(truncated_svd, gradients, training, kronecker, similarity, amplification)

@@ -10,24 +10,12 @@ import json
 import math
 
 import numpy as np
-from numpy.typing import ArrayLike
+
+from course.labs.worked import run, say
 
 A = np.array([[1, 0, 2], [0, 1, -1]])
 B = np.array([[1, 0], [2, 1], [0, -1], [1, 1]])
 ALPHA, RANK = 6, 2
-
-
-def show(value: ArrayLike) -> str:
-    """Four digits at most; a vector in brackets, a matrix with a semicolon between its rows."""
-    array = np.asarray(value)
-    if array.ndim == 0:
-        return f"{float(array) + 0.0:.4g}"
-    return "[" + (", " if array.ndim == 1 else "; ").join(show(part).strip("[]") for part in array) + "]"
-
-
-def say(name: str, value: ArrayLike) -> None:
-    """One line of the output."""
-    print(f"{name} = {show(value)}")
 
 
 def delta() -> None:
@@ -171,6 +159,4 @@ def rescaling() -> None:
 
 
 if __name__ == "__main__":
-    for section in (delta, freezing, configuration, storage, adapters, prompt_tuning, prefix_tuning, rescaling):
-        print(f"[{section.__name__.replace('_', '-')}]")
-        section()
+    run(delta, freezing, configuration, storage, adapters, prompt_tuning, prefix_tuning, rescaling)

@@ -9,7 +9,8 @@ matrix are separated by semicolons.
 from itertools import product
 
 import numpy as np
-from numpy.typing import ArrayLike
+
+from course.labs.worked import run, say
 
 W0 = np.array([[1, 0, 2, 1], [0, 1, 1, 0], [2, 1, 0, 1]])
 BIAS = np.array([1, 0, -1])
@@ -24,19 +25,6 @@ BRANCH = B @ A @ X
 
 # Whether a target "q" means the Linear of that name, as the contract of inject_lora says in words.
 MEANT = {"q": True, "block.0.q": True, "block.0.qkv": False, "block.1.q.proj": False, "seq": False, "block.0.v": False}
-
-
-def show(value: ArrayLike) -> str:
-    """Four digits at most; a vector in brackets, a matrix with a semicolon between its rows."""
-    array = np.asarray(value)
-    if array.ndim == 0:
-        return f"{float(array) + 0.0:.4g}"
-    return "[" + (", " if array.ndim == 1 else "; ").join(show(part).strip("[]") for part in array) + "]"
-
-
-def say(name: str, value: ArrayLike) -> None:
-    """One line of the output."""
-    print(f"{name} = {show(value)}")
 
 
 def frobenius(matrix: np.ndarray) -> float:
@@ -159,6 +147,4 @@ def adapters() -> None:
 
 
 if __name__ == "__main__":
-    for section in (forward, merge, set_rank, inject, gradient_checkpointing, adapters):
-        print(f"[{section.__name__.replace('_', '-')}]")
-        section()
+    run(forward, merge, set_rank, inject, gradient_checkpointing, adapters)

@@ -8,22 +8,10 @@ Each line is an equation that stands in the section named above it, letter for l
 from statistics import NormalDist
 
 import numpy as np
-from numpy.typing import ArrayLike
+
+from course.labs.worked import run, say
 
 FP4 = np.array([0, 1 / 192, 1 / 6, 1 / 4, 1 / 3, 1 / 2, 2 / 3, 1])  # bitsandbytes' table; each value has both signs
-
-
-def show(value: ArrayLike) -> str:
-    """Four digits at most; a vector in brackets."""
-    array = np.asarray(value)
-    if array.ndim == 0:
-        return f"{float(array) + 0.0:.4g}"
-    return "[" + ", ".join(show(part) for part in array) + "]"
-
-
-def say(name: str, value: ArrayLike) -> None:
-    """One line of the output."""
-    print(f"{name} = {show(value)}")
 
 
 DELTA = np.mean([1 - 1 / 30, 1 - 1 / 32])
@@ -170,6 +158,4 @@ def bits_per_parameter() -> None:
 
 
 if __name__ == "__main__":
-    for section in (codebook, blocks, double_quantisation, qlora_layer, affine_quantisation, packing, bits_per_parameter):
-        print(f"[{section.__name__.replace('_', '-')}]")
-        section()
+    run(codebook, blocks, double_quantisation, qlora_layer, affine_quantisation, packing, bits_per_parameter)

@@ -9,11 +9,7 @@ import math
 
 import numpy as np
 
-
-def say(name: str, value: float) -> None:
-    """One line of the output, four digits at most; a pair in brackets."""
-    pair = np.asarray(value)
-    print(f"{name} = {f'{float(pair):.4g}' if pair.ndim == 0 else '[' + ', '.join(f'{float(v):.4g}' for v in pair) + ']'}")
+from course.labs.worked import run, say
 
 
 def to_bf16(values: np.ndarray) -> np.ndarray:
@@ -129,6 +125,4 @@ def dialogue_evaluation() -> None:
 
 
 if __name__ == "__main__":
-    for section in (merge_error, answers, perplexity, training_data, bootstrap, dialogue_evaluation):
-        print(f"[{section.__name__.replace('_', '-')}]")
-        section()
+    run(merge_error, answers, perplexity, training_data, bootstrap, dialogue_evaluation)

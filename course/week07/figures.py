@@ -9,25 +9,8 @@ matrix are separated by semicolons.
 import math
 
 import numpy as np
-from numpy.typing import ArrayLike
 
-
-def show(value: ArrayLike) -> str:
-    """Four digits at most; a vector in brackets, a matrix with a semicolon between its rows."""
-    array = np.asarray(value)
-    if array.ndim == 0:
-        return f"{float(array) + 0.0:.4g}"
-    return "[" + (", " if array.ndim == 1 else "; ").join(show(part).strip("[]") for part in array) + "]"
-
-
-def say(name: str, value: ArrayLike) -> None:
-    """One line of the output."""
-    print(f"{name} = {show(value)}")
-
-
-def count(name: str, value: int) -> None:
-    """One line with all digits of a whole number."""
-    print(f"{name} = {value}")
+from course.labs.worked import run, say, show
 
 
 def softmax(logits: np.ndarray, axis: int) -> np.ndarray:
@@ -109,12 +92,12 @@ def randlora() -> None:
     say(r"\operatorname{rank}(M_{\text{shared}})", np.linalg.matrix_rank(shared))
     width, rank = 4096, 32
     n = width // rank
-    count("d", width)
-    count("r", rank)
-    count("d / r", n)
-    count("n (r + d)", n * (rank + width))
-    count("r_{L} (d + d)", 64 * 2 * width)
-    count("r_{L}", 64)
+    say("d", width)
+    say("r", rank)
+    say("d / r", n)
+    say("n (r + d)", n * (rank + width))
+    say("r_{L} (d + d)", 64 * 2 * width)
+    say("r_{L}", 64)
 
 
 def adalora() -> None:
@@ -138,7 +121,7 @@ def rank_budget() -> None:
     scores = {"q": np.array([5.0, 1.0]), "k": np.array([4.0, 3.0, 2.0])}
     budget = 3
     edge = np.sort(np.concatenate(list(scores.values())))[-budget]
-    count("b", budget)
+    say("b", budget)
     for name, s in scores.items():
         say(f"S_{name}", s)
         say(f"r_{name}", (s >= edge).sum())
@@ -178,7 +161,7 @@ def reading_a_table() -> None:
     """The sampling error of an accuracy."""
     problems = 1319
     accuracies = {"rsLoRA": 51.3, "LoRA": 47.8, "full": 47.2, "DoRA": 46.9, "AdaLoRA": 37.3}
-    count("n", problems)
+    say("n", problems)
     for name, value in accuracies.items():
         say(rf"p_{{\text{{{name}}}}}", value)
     p = accuracies["LoRA"]
@@ -190,7 +173,4 @@ def reading_a_table() -> None:
 
 
 if __name__ == "__main__":
-    sections = (hydralora, mixed_batches, dora, randlora, adalora, rank_budget, qr_lora, preferences, reading_a_table)
-    for section in sections:
-        print(f"[{section.__name__.replace('_', '-')}]")
-        section()
+    run(hydralora, mixed_batches, dora, randlora, adalora, rank_budget, qr_lora, preferences, reading_a_table)

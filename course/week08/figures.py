@@ -7,26 +7,14 @@ matrix are separated by semicolons.
 """
 
 import numpy as np
-from numpy.typing import ArrayLike
+
+from course.labs.worked import run, say
 
 SAMPLES = np.array([3, 1])
 W = SAMPLES / SAMPLES.sum()
 A1, A2 = np.array([[1, 2]]), np.array([[1, -2]])
 B1, B2 = np.array([[2], [0]]), np.array([[0], [4]])
 SCALE = 2  # alpha 2, rank 1
-
-
-def show(value: ArrayLike) -> str:
-    """Four digits at most; a vector in brackets, a matrix with a semicolon between its rows."""
-    array = np.asarray(value)
-    if array.ndim == 0:
-        return f"{float(array) + 0.0:.4g}"
-    return "[" + (", " if array.ndim == 1 else "; ").join(show(part).strip("[]") for part in array) + "]"
-
-
-def say(name: str, value: ArrayLike) -> None:
-    """One line of the output."""
-    print(f"{name} = {show(value)}")
 
 
 def fedavg() -> None:
@@ -119,6 +107,4 @@ def new_tokens() -> None:
 
 
 if __name__ == "__main__":
-    for section in (fedavg, stacking, generator, generate_reply, clip_and_noise, new_tokens):
-        print(f"[{section.__name__.replace('_', '-')}]")
-        section()
+    run(fedavg, stacking, generator, generate_reply, clip_and_noise, new_tokens)

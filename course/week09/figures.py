@@ -7,20 +7,8 @@ matrix are separated by semicolons.
 """
 
 import numpy as np
-from numpy.typing import ArrayLike
 
-
-def show(value: ArrayLike) -> str:
-    """Four digits at most; a vector in brackets, a matrix with a semicolon between its rows."""
-    array = np.asarray(value)
-    if array.ndim == 0:
-        return f"{float(array) + 0.0:.4g}" if abs(array) < 1e4 else f"{float(array):.0f}"
-    return "[" + (", " if array.ndim == 1 else "; ").join(show(part).strip("[]") for part in array) + "]"
-
-
-def say(name: str, value: ArrayLike) -> None:
-    """One line of the output."""
-    print(f"{name} = {show(value)}")
+from course.labs.worked import run, say
 
 
 def conv() -> None:
@@ -90,7 +78,4 @@ def fused() -> None:
 
 
 if __name__ == "__main__":
-    sections = {"conv-lora": conv, "diffusion": diffusion, "blend-styles": blend, "fused-qkv": fused}
-    for name, section in sections.items():
-        print(f"[{name}]")
-        section()
+    run(conv_lora=conv, diffusion=diffusion, blend_styles=blend, fused_qkv=fused)

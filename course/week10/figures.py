@@ -7,20 +7,8 @@ matrix are separated by semicolons.
 """
 
 import numpy as np
-from numpy.typing import ArrayLike
 
-
-def show(value: ArrayLike) -> str:
-    """Four digits at most; a vector in brackets, a matrix with a semicolon between its rows."""
-    array = np.asarray(value)
-    if array.ndim == 0:
-        return f"{float(array) + 0.0:.4g}"
-    return "[" + (", " if array.ndim == 1 else "; ").join(show(part).strip("[]") for part in array) + "]"
-
-
-def say(name: str, value: ArrayLike) -> None:
-    """One line of the output."""
-    print(f"{name} = {show(value)}")
+from course.labs.worked import run, say
 
 
 def relocate() -> None:
@@ -113,15 +101,12 @@ def trigger() -> None:
 
 
 if __name__ == "__main__":
-    sections = {
-        "relocate": relocate,
-        "canonicalize": canonicalize,
-        "fingerprint": fingerprint,
-        "membership": membership,
-        "pgd": pgd,
-        "spectral-detuning": spectral,
-        "trigger-scan": trigger,
-    }
-    for name, section in sections.items():
-        print(f"[{name}]")
-        section()
+    run(
+        relocate=relocate,
+        canonicalize=canonicalize,
+        fingerprint=fingerprint,
+        membership=membership,
+        pgd=pgd,
+        spectral_detuning=spectral,
+        trigger_scan=trigger,
+    )

@@ -7,20 +7,8 @@ matrix are separated by semicolons.
 """
 
 import numpy as np
-from numpy.typing import ArrayLike
 
-
-def show(value: ArrayLike) -> str:
-    """Four digits at most; a vector in brackets, a matrix with a semicolon between its rows."""
-    array = np.asarray(value)
-    if array.ndim == 0:
-        return f"{float(array) + 0.0:.4g}"
-    return "[" + (", " if array.ndim == 1 else "; ").join(show(part).strip("[]") for part in array) + "]"
-
-
-def say(name: str, value: ArrayLike) -> None:
-    """One line of the output."""
-    print(f"{name} = {show(value)}")
+from course.labs.worked import run, say
 
 
 def merge_loras() -> None:
@@ -142,6 +130,4 @@ def continual_learning() -> None:
 
 
 if __name__ == "__main__":
-    for section in (merge_loras, ties, compression, onnx, dare, quantisation, continual_learning):
-        print(f"[{section.__name__.replace('_', '-')}]")
-        section()
+    run(merge_loras, ties, compression, onnx, dare, quantisation, continual_learning)

@@ -8,20 +8,8 @@ Each line is an equation that stands in the section named above it, letter for l
 import itertools
 
 import numpy as np
-from numpy.typing import ArrayLike
 
-
-def show(value: ArrayLike) -> str:
-    """Four digits at most; a vector in brackets."""
-    array = np.asarray(value)
-    if array.ndim == 0:
-        return f"{float(array) + 0.0:.4g}"
-    return "[" + ", ".join(show(part) for part in array) + "]"
-
-
-def say(name: str, value: ArrayLike) -> None:
-    """One line of the output."""
-    print(f"{name} = {show(value)}")
+from course.labs.worked import run, say, show
 
 
 def experiment() -> None:
@@ -69,7 +57,4 @@ def holm() -> None:
 
 
 if __name__ == "__main__":
-    sections = {"run-experiment": experiment, "paired-comparison": comparison, "report": report, "holm": holm}
-    for name, section in sections.items():
-        print(f"[{name}]")
-        section()
+    run(run_experiment=experiment, paired_comparison=comparison, report=report, holm=holm)
