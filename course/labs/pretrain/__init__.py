@@ -1,0 +1,1 @@
+"""Builds the small pretrained models that the labs ship: `python -m course.labs.pretrain llama`."""
