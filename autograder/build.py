@@ -1,16 +1,17 @@
-"""Makes what is generated: stubs from solutions, the syllabus from the manifest; and checks that it is in order."""
+"""Makes what is generated: stubs and notebooks from solutions, the syllabus from the manifest; and checks that it is in order."""
 
 from __future__ import annotations
 
 import ast
 import hashlib
 import re
-from collections.abc import Collection, Iterator
+import textwrap
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from autograder import UserError, syllabus
-from autograder.judge import scoring
+from autograder import UserError, notebooks, syllabus
+from autograder.judge import answers, scoring
 from autograder.judge.runner import ROOT, Broken, Runner, loopback, reference_stub
 from autograder.manifest import Course, Week
 
@@ -19,6 +20,8 @@ _END = re.compile(r"^\s*### END SOLUTION\s*$")
 _SEAL = "# stub "
 # A fragment of fewer nodes (`self.rank = rank`) says nothing about where it comes from.
 _LEAK_NODES = 18
+_FUNCTION_NODES = 40
+_NOTHING: tuple[object, ...] = (None, "", [])
 
 
 class BuildError(UserError):
@@ -118,18 +121,19 @@ def generated(course: Course) -> dict[Path, str]:
         if week.tasks:
             source = reference_stub(week).read_text(encoding="utf-8")
             files[ROOT / "exercises" / week.folder / week.stub] = stub_source(source, week)
-    return files
+    return files | notebooks.generated(course)
 
 
 def build(course: Course) -> list[str]:
     """Write what is generated; returns one line for each file that changed.
 
     Raises:
-        BuildError: if a stub file holds somebody's work; nothing has been written then.
+        BuildError: if a stub or a notebook holds somebody's work; nothing has been written then.
     """
     files = generated(course)
+    touched = {".py": edited, ".ipynb": notebooks.edited}
     for path in files:
-        if path.suffix == ".py" and path.exists() and edited(path.read_text(encoding="utf-8")):
+        if path.suffix in touched and path.exists() and touched[path.suffix](path.read_text(encoding="utf-8")):
             raise BuildError(f"{_short(path)} was edited: it is not overwritten; move it away and build again")
     changed = []
     for path, text in files.items():
@@ -149,18 +153,39 @@ def problems(course: Course) -> Iterator[str]:
         elif path.read_text(encoding="utf-8") != text:
             yield f"{_short(path)} is not what its source makes: edit the source and run `autograder build`"
     known = set(files)
-    for path in sorted((ROOT / "exercises").rglob("*")):
-        if path.is_file() and path not in known and "__pycache__" not in path.parts:
+    for path in sorted([*(ROOT / "exercises").rglob("*"), *(ROOT / "notebooks").rglob("*")]):
+        if path.is_file() and path not in known and not {"__pycache__", ".ipynb_checkpoints"} & set(path.parts):
             yield f"{_short(path)} comes from no solution: remove it"
     yield from leaks(course, _released())
+    yield from _keys(course)
     for week in course.weeks:
         if week.tasks:
             yield from _scores(week, files[ROOT / "exercises" / week.folder / week.stub])
 
 
-def leaks(course: Course, files: list[Path]) -> Iterator[str]:
-    """Markers, and pieces of solution regions whatever their names and layout, in files that students get."""
-    fragments: dict[str, str] = {}
+def _keys(course: Course) -> Iterator[str]:
+    """Questions without a key, keys without a question, keys that cannot be read."""
+    for week in course.weeks:
+        wanted = {question.grade_id for question in week.questions if not question.written}
+        keys = answers.key(week)
+        for name in sorted(wanted ^ set(keys)):
+            what = "has no key for" if name in wanted else "has a key for no question"
+            yield f"solutions/{week.folder}/answers.toml {what} [{name}]"
+        for name, entry in keys.items():
+            try:
+                if any(answers.matches(nothing, table) for nothing in _NOTHING for table in [entry, *entry.get("wrong", [])]):
+                    yield f"solutions/{week.folder}/answers.toml: [{name}] accepts an empty answer"
+            except ValueError as error:
+                yield f"solutions/{week.folder}/answers.toml: [{name}]: {error}"
+
+
+def leaks(course: Course, files: list[Path], more: Mapping[str, str] | None = None) -> Iterator[str]:
+    """Markers, and pieces of solution regions whatever their names and layout, in files that students get.
+
+    Args:
+        more: other pieces that must not be there: where each comes from, by its shape.
+    """
+    fragments: dict[str, str] = dict(more or {})
     for week in course.weeks:
         if week.tasks:
             path = reference_stub(week)
@@ -171,9 +196,12 @@ def leaks(course: Course, files: list[Path]) -> Iterator[str]:
                     continue
                 if any(r.first < node.lineno - 1 and (node.end_lineno or 0) - 1 < r.last for r in inside):
                     fragments[_shape(node)] = f"{week.folder}/{week.stub}:{node.lineno}"
+    for folder, source_path in notebooks.sources().items():
+        fragments |= _notebook_fragments(source_path, folder)
     for path in files:
         text = path.read_text(encoding="utf-8")
-        if any(_BEGIN.match(line) or _END.match(line) for line in text.splitlines()):
+        plain = "\n".join(notebooks.code(text)) if path.suffix == ".ipynb" else text
+        if any(_BEGIN.match(line) or _END.match(line) for line in plain.splitlines()):
             yield f"{_short(path)} holds a solution marker"
         for code, offset in _code(path, text):
             try:
@@ -181,13 +209,44 @@ def leaks(course: Course, files: list[Path]) -> Iterator[str]:
             except SyntaxError:
                 continue
             for node in ast.walk(tree):
-                if isinstance(node, ast.stmt) and (origin := fragments.get(_shape(node))):
+                whole = fragments.get(_shape(_body(node))) if more and isinstance(node, ast.FunctionDef) else None
+                if isinstance(node, ast.stmt) and (origin := whole or fragments.get(_shape(node))):
                     yield f"{_short(path)}:{node.lineno + offset} holds a piece of the solution ({origin})"
+
+
+def functions(source: str) -> Iterator[str]:
+    """The shape of each function that is more than a few lines: a piece of a file that is not a solution but tells one."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef) and _size(node) >= _FUNCTION_NODES:
+            yield _shape(_body(node))
+
+
+def _body(function: ast.FunctionDef) -> ast.FunctionDef:
+    """The function without its docstring, annotations and name."""
+    body = function.body[1:] if ast.get_docstring(function) else function.body
+    return ast.FunctionDef("", ast.arguments([], [ast.arg(a.arg) for a in function.args.args], None, [], [], None, []), body, [])
+
+
+def _notebook_fragments(path: Path, folder: str) -> Iterator[tuple[str, str]]:
+    """Pieces of a notebook's solution regions."""
+    inside = False
+    region: list[str] = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.strip() == "### BEGIN SOLUTION":
+            inside, region = True, []
+        elif line.strip() == "### END SOLUTION":
+            inside = False
+            for node in ast.walk(ast.parse(textwrap.dedent("\n".join(region)))):
+                if isinstance(node, ast.stmt) and _size(node) >= _LEAK_NODES:
+                    yield _shape(node), f"{folder}/notebook.py"
+        elif inside:
+            region.append(line)
 
 
 def _released() -> list[Path]:
     """Files that are, or will be, in the student release."""
     found = [*(ROOT / "exercises").rglob("*.py"), *(ROOT / "course").rglob("*.py"), *(ROOT / "course").rglob("*.md")]
+    found += (ROOT / "notebooks").rglob("*.ipynb")
     found += [path for path in (ROOT / "autograder").rglob("*.py") if "bank" not in path.parts]
     return sorted(found)
 
@@ -196,6 +255,8 @@ def _code(path: Path, text: str) -> Iterator[tuple[str, int]]:
     """The Python code in a file, and the number of lines before it."""
     if path.suffix == ".py":
         yield text, 0
+    elif path.suffix == ".ipynb":
+        yield from ((cell, 0) for cell in notebooks.code(text))
     for block in re.finditer(r"^```(?:python|py)\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
         yield block[1], text[: block.start(1)].count("\n")
 

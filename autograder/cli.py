@@ -15,13 +15,16 @@ from autograder.manifest import Course, ManifestError, Task, Week, load
 if TYPE_CHECKING:
     from autograder.judge.runner import TaskRun
 
-_EPILOG = """\
+_STUDENTS = """\
 students:     autograder check 4            check your week 4, on your machine
               autograder check 4.2          check one task
               autograder hint 4.2           a hint for it, in three stages
+"""
+_OTHERS = """\
 instructors:  autograder grade submissions --week 4 --out results/week04
               autograder report results/week04   what the class misunderstood, as one page
-authors:      autograder build              make stubs and syllabus from their sources
+              autograder release --out DIR       the students' repository, without any solution
+authors:      autograder build              make stubs, notebooks and syllabus from their sources
               autograder build --check      fail if anything is stale, leaked or scored wrongly
               autograder selftest           grade the grader: wrong answers must lose points, right ones none
 """
@@ -52,8 +55,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     formatter = argparse.RawDescriptionHelpFormatter
+    has_grader = (Path(__file__).parent / "engine.py").is_file()  # students' copies have none
     parser = argparse.ArgumentParser(
-        "autograder", description="Checks and grades the course's exercises.", epilog=_EPILOG, formatter_class=formatter
+        "autograder",
+        description="Checks and grades the course's exercises.",
+        epilog=_STUDENTS + _OTHERS if has_grader else _STUDENTS,
+        formatter_class=formatter,
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
@@ -79,6 +86,8 @@ def _parser() -> argparse.ArgumentParser:
     hint.add_argument("--stage", type=int, choices=(1, 2, 3), default=1, help="which hint (default 1, the gentlest)")
     hint.add_argument("--lang", choices=("en", "zh"), default="en", help="its language (default en)")
     hint.set_defaults(run=_hint)
+    if not has_grader:
+        return parser
 
     grade = commands.add_parser(
         "grade",
@@ -124,11 +133,25 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("--students", type=int, default=24, help="how many (default 24)")
     sample.set_defaults(run=_sample)
 
+    release = commands.add_parser(
+        "release",
+        help="write the students' repository",
+        description="Writes stubs, notebooks, lectures, checks and labs, and the answers that `autograder check` needs,\n"
+        "recorded for the public seed: no solution, no mutant, no key. The result is searched for pieces of them,\n"
+        "whatever their names and layout, before it appears in --out. A few minutes for the whole course.",
+        formatter_class=formatter,
+    )
+    release.add_argument("--out", metavar="DIR", type=Path, required=True, help="a new folder")
+    release.add_argument("--week", type=int, action="append", help="only this week; again for more (default: all)")
+    release.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)")
+    release.add_argument("--quiet", action="store_true", help="no progress bar")
+    release.set_defaults(run=_release)
+
     build = commands.add_parser(
         "build",
-        help="make stubs and syllabus from their sources",
-        description="Makes exercises/ from solutions/ and the syllabus from course/course.toml. "
-        "Never overwrites a stub that was edited.",
+        help="make stubs, notebooks and syllabus from their sources",
+        description="Makes exercises/ and notebooks/ from solutions/ and the syllabus from course/course.toml. "
+        "Never overwrites a stub or a notebook that was edited.",
     )
     build.add_argument("--check", action="store_true", help="change nothing; fail on drift, leaks, wrong scores")
     build.set_defaults(run=_build)
@@ -244,6 +267,25 @@ def _sample(arguments: argparse.Namespace) -> int:
         raise UsageError("--students must be at least 1")
     count = sample.write(arguments.folder, load().week(arguments.week), arguments.students)
     print(f"{count} submissions of week {arguments.week} in {arguments.folder}")
+    return 0
+
+
+def _release(arguments: argparse.Namespace) -> int:
+    course = load()
+    weeks = (
+        [w for w in course.weeks if w.tasks] if arguments.week is None else [course.week(n) for n in sorted(set(arguments.week))]
+    )
+    if arguments.jobs < 1:
+        raise UsageError("--jobs must be at least 1")
+    if lacking := [week.number for week in weeks if not week.tasks]:
+        raise UsageError(f"week {lacking[0]} has no tasks yet")
+    from tqdm import tqdm
+
+    from autograder import release
+
+    with tqdm(total=len(weeks), unit=" week", desc="recording", disable=arguments.quiet, leave=False) as bar:
+        count = release.write(arguments.out, course, weeks, lambda done, total: bar.update(done - bar.n), arguments.jobs)
+    print(f"{count} files in {arguments.out}, without solutions, mutants or keys")
     return 0
 
 

@@ -194,6 +194,21 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """One graded cell of a week's notebook: an answer in JSON that the judge scores, or a written one for the TA."""
+
+    id: Annotated[str, _like(r"[1-9][0-9]?\.q[1-9]", 'be the week and the question, such as "4.q1"')]
+    title: Text
+    points: Annotated[int, _between(1, 100)]
+    written: bool = False
+
+    @property
+    def grade_id(self) -> str:
+        """Its name inside the notebook: "q1" for "4.q1"."""
+        return self.id.split(".")[1]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Week:
     """One week. A week without tasks is one whose exercises are not written yet."""
 
@@ -208,6 +223,7 @@ class Week:
     preload: tuple[Module, ...]
     limits: Limits = field(metadata={"inherits": True})
     tasks: tuple[Task, ...] = field(default=(), metadata={"key": "task"})
+    questions: tuple[Question, ...] = field(default=(), metadata={"key": "question"})
 
     def __post_init__(self) -> None:
         both = {name.split(".")[0] for name in self.preload} & set(self.hidden_packages)
@@ -220,6 +236,14 @@ class Week:
             for name in SUBMISSION_LIMITS:
                 same = getattr(task.limits, name) == getattr(self.limits, name)
                 _require(same, f"task {task.id}, limits: {name} is of a submission; set it for the week")
+        if self.questions:
+            ids = [question.id for question in self.questions]
+            for name in ids:
+                own, once = int(name.split(".")[0]) == self.number, ids.count(name) == 1
+                _require(own and once, f"question {name} must have an id of its own, such as {self.number}.q{len(ids)}")
+            total = sum(question.points for question in self.questions)
+            wanted = self.points.notebook
+            _require(total == wanted, f"points of questions must sum to {wanted} (points.notebook), not {total}")
         if self.tasks:
             core, points = len(self.core), sum(task.points for task in self.core)
             minutes, code = sum(task.minutes for task in self.core), self.points.code

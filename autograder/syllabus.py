@@ -47,6 +47,9 @@ _WORDS = {
     "task": Text(en="Task", zh="任务"),
     "points": Text(en="Points", zh="分值"),
     "minutes": Text(en="Minutes", zh="预计分钟数"),
+    "notebook": Text(en="Notebook", zh="笔记本"),
+    "question": Text(en="Question", zh="题目"),
+    "written": Text(en="{title} (written)", zh="{title}（书面题）"),
     "stretch": Text(en="{title} (stretch, no marks)", zh="{title}（拓展任务，不计分）"),
 }
 
@@ -105,6 +108,15 @@ def _week(week: Week, lang: Lang, word: dict[str, str]) -> Iterator[str]:
             name = word["stretch"].format(title=title) if task.stretch else title
             rows.append((f"{task.id} {name}", str(task.points), str(task.minutes)))
         yield _table((word["task"], word["points"], word["minutes"]), rows, right=(1, 2))
+    if week.questions:
+        yield f"### {word['notebook']}"
+        place = "notebooks" if lang == "en" else "notebooks/zh"
+        yield f"[`{week.folder}.ipynb`]({place}/{week.folder}.ipynb)"
+        asked = [
+            (f"{q.id} {word['written'].format(title=q.title.of(lang)) if q.written else q.title.of(lang)}", str(q.points))
+            for q in week.questions
+        ]
+        yield _table((word["question"], word["points"]), asked, right=(1,))
 
 
 def _list(items: tuple[str, ...]) -> str:

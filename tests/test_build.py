@@ -24,7 +24,7 @@ REFERENCE = Path("solutions/week04/lora_linear.py")
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
     """A copy of what `build` reads and writes."""
-    for name in ("autograder", "course", "exercises", "solutions"):
+    for name in ("autograder", "course", "exercises", "notebooks", "solutions"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("syllabus.md", "syllabus.zh.md"):
         shutil.copy(ROOT / name, tmp_path)
@@ -67,9 +67,7 @@ def test_a_stub_that_somebody_edited_is_not_overwritten(copy: Path) -> None:
 
 
 def test_leaks_are_found_whatever_their_names(copy: Path) -> None:
-    labs = copy / "course" / "labs"
-    labs.mkdir()
-    (labs / "copied.py").write_text(
+    (copy / "course" / "labs" / "copied.py").write_text(
         "def f(layer, inp):\n    out = layer.base(inp)\n"
         "    return out + F.linear(layer.scaling * F.linear(layer.dropout(inp), layer.lora_A), layer.lora_B)\n"
     )

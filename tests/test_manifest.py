@@ -27,7 +27,7 @@ BYTES = (ROOT / "course" / "course.toml").read_bytes()
 RAW = tomllib.loads(BYTES.decode())
 NAME = "course/course.toml: "
 DELETE = object()
-OPTIONAL = {"limits", "stretch", "task"}  # keys of a week or of a task
+OPTIONAL = {"limits", "question", "stretch", "task", "written"}  # keys of a week or of a task
 COUNT = len(RAW["week"])
 TASKS = ", ".join(task["id"] for week in RAW["week"] for task in week.get("task", []))
 
@@ -206,8 +206,20 @@ CASES: list[tuple[Keys, Any, str]] = [
     (week(5), RAW["week"][2], "week 3 is listed twice; number the weeks 1, 2, 3, ... in order"),
     (
         week(COUNT),
-        {key: value for key, value in {**RAW["week"][-1], "number": COUNT + 1}.items() if key != "task"},
+        {key: value for key, value in {**RAW["week"][-1], "number": COUNT + 1}.items() if key not in ("task", "question")},
         f"week {COUNT + 1} stands in place {COUNT}; number the weeks 1, 2, 3",
+    ),
+    (
+        week(4, "question", 0, "points"),
+        1,
+        f"week 4: points of questions must sum to 15 (points.notebook), not {16 - RAW['week'][3]['question'][0]['points']}",
+    ),
+    (week(4, "question", 0, "id"), "4.q2", "week 4: question 4.q2 must have an id of its own, such as 4.q"),
+    (week(4, "question", 0, "id"), "5.q1", "week 4: question 5.q1 must have an id of its own, such as 4.q"),
+    (
+        week(4, "question", 0, "id"),
+        "4.1",
+        'week 4, question 4.1: id must be the week and the question, such as "4.q1", not "4.1"',
     ),
     (("limits",), DELETE, "limits is missing; add it"),
     (week(1, "number"), 0, "week 0: number must be an integer from 1 to 99, not 0"),
@@ -333,6 +345,7 @@ def test_a_week_more_is_only_data() -> None:
     extra = copy.deepcopy(RAW["week"][3])
     extra |= {"number": number, "title": {"en": "Guest | lecture", "zh": "特邀 | 讲座"}, "stub": "guest.py"}
     extra["task"] = [item | {"id": f"{number}.{place}"} for place, item in enumerate(extra["task"], start=1)]
+    extra["question"] = [item | {"id": f"{number}.q{place}"} for place, item in enumerate(extra["question"], start=1)]
     course = parse(edited((("week",), [*RAW["week"], extra])))
     assert course.week(number).folder == f"week{number}" and course.task(f"{number}.4").week == number
     english, chinese = render(course, "en"), render(course, "zh")

@@ -1,0 +1,177 @@
+"""The students' repository checks and diagnoses on its own, and holds no solution, mutant or key."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from autograder import UserError, bank, release
+from autograder.judge import recorded
+from autograder.judge import runner as judge
+from autograder.manifest import Course, load
+from tests.conftest import ROOT
+
+WEEK = 2
+
+
+def command(root: Path, *arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    line = [sys.executable, "-m", "autograder", *arguments]
+    return subprocess.run(line, cwd=cwd or root, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("students") / "lora"
+    done = command(ROOT, "release", "--out", str(out), "--week", str(WEEK), "--quiet")
+    assert done.returncode == 0, done.stderr
+    assert "without solutions, mutants or keys" in done.stdout
+    return out
+
+
+@pytest.fixture
+def copy(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "copy"))
+
+
+def test_it_has_what_a_student_needs_and_no_more(made: Path) -> None:
+    for name in (
+        "README.md",
+        "README.zh.md",
+        "exercises/week02/rank1_lora.py",
+        "course/week02/lecture.zh.md",
+        "course/labs/core.py",
+    ):
+        assert (made / name).is_file(), name
+    for name in ("solutions", "tests", "autograder/bank", "autograder/engine.py", "autograder/build.py", "exercises/week03"):
+        assert not (made / name).exists(), name
+
+
+def test_the_stub_is_unattempted_and_the_help_is_the_students(made: Path) -> None:
+    done = command(made, "check", "2")
+    assert done.returncode == 1 and "2.1  truncated_svd: the best approximation of a given rank: unattempted" in done.stdout
+    said = command(made, "--help").stdout
+    assert "autograder check 4.2" in said and "instructors" not in said
+    assert "Traceback" not in command(made, "grade", "x").stderr
+
+
+@pytest.mark.parametrize("path", bank.alternatives(load().week(WEEK)), ids=lambda path: path.parent.name)
+def test_right_answers_get_full_marks(made: Path, path: Path) -> None:
+    done = command(made, "check", "2", "--file", str(path))
+    assert done.returncode == 0 and "70 of 70 points" in done.stdout, done.stdout
+
+
+def test_answers_are_judged_as_with_the_reference(
+    made: Path, course: Course, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every mutant and held-out spelling: the same outcomes, messages and misconceptions."""
+    week = course.week(WEEK)
+    reference = judge.reference_stub(week).read_text(encoding="utf-8")
+    wrong = [m.source for m in bank.mutants(week, reference)][::6] + [h.source for h in bank.heldout(week, reference)][::6]
+
+    def outcomes() -> list[list[tuple[object, ...]]]:
+        seen: list[list[tuple[object, ...]]] = []
+        runner = judge.Runner(week, recorded.PUBLIC_SEED)
+
+        def body() -> None:
+            for place, source in enumerate(wrong):
+                stub = tmp_path / f"{place}" / week.stub
+                stub.parent.mkdir(exist_ok=True)
+                stub.write_text(source, encoding="utf-8")
+                runs = runner.run(judge.loopback(stub))
+                seen.append([(o.name, o.kind, o.message, o.misconception) for run in runs for o in run.outcomes])
+
+        runner.run_in_pytest(body)
+        return seen
+
+    with_reference = outcomes()
+    monkeypatch.setattr(judge, "reference_stub", lambda week: tmp_path / "nowhere.py")
+    monkeypatch.setattr(recorded, "FOLDER", made / "autograder" / "recorded")
+    assert outcomes() == with_reference
+    assert sum(o[3] is not None for run in with_reference for o in run) >= len(wrong) // 2
+
+
+def test_an_argument_that_differs_in_its_last_bits_is_the_same_question() -> None:
+    import numpy as np
+
+    def program() -> None: ...
+
+    values = np.random.default_rng(0).standard_normal((20, 20))
+    asked = recorded.question(1, program, 1, (values, {"a": [1.5, True]}))
+    assert recorded.question(1, program, 1, (values * (1 + 1e-15), {"a": [1.5, True]})) == asked
+    for other in ((values * (1 + 1e-6), {"a": [1.5, True]}), (values.T, {"a": [1.5, True]}), (values, {"a": [1.5, False]})):
+        assert recorded.question(1, program, 1, other) != asked
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (
+            lambda r: (r / "autograder/recorded/week02.zip").unlink(),
+            "week02.zip is missing or damaged: get the course's files again",
+        ),
+        (lambda r: (r / "autograder/recorded/week02.zip").write_bytes(b"PK"), "week02.zip is missing or damaged"),
+        (
+            lambda r: (r / "autograder/checks/week02/test_rank1_lora.py").write_text("x = 1\n"),
+            "the checks of week 2 are not those of",
+        ),
+    ],
+)
+def test_a_damaged_copy_says_so_in_one_line(copy: Path, spoil: object, said: str) -> None:
+    spoil(copy)  # type: ignore[operator]
+    done = command(copy, "check", "2")
+    assert done.returncode == 2 and said in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_another_seed_is_refused_in_one_line(made: Path) -> None:
+    done = command(made, "check", "2", "--seed", "7")
+    assert done.returncode == 2 and "knows the answers for seed 0 only: leave --seed out" in done.stderr
+
+
+def test_planted_pieces_are_found(copy: Path, course: Course) -> None:
+    week = course.week(WEEK)
+    reference = judge.reference_stub(week).read_text(encoding="utf-8")
+    assert list(release.problems(copy, course)) == []
+    mutant = bank.mutants(week, reference)[0]
+    (copy / "course" / "week02" / "more.py").write_text(mutant.source)
+    (copy / "course" / "labs" / "other.py").write_text(bank.alternatives(week)[0].read_text(encoding="utf-8"))
+    key = max((ROOT / "solutions/week02/review.md").read_text(encoding="utf-8").splitlines(), key=len)
+    (copy / "docs" / "notes.md").write_text(f"# Notes\n\n  {key}\n")
+    found = "\n".join(release.problems(copy, course))
+    assert "more.py:" in found and "holds a piece of the solution" in found
+    assert "other.py:" in found and "(bank/week02/alternatives/" in found
+    assert "docs/notes.md:3 is a line of a key (week02/review.md)" in found
+    (copy / "autograder" / "bank").mkdir()
+    assert list(release.problems(copy, course)) == ["autograder/bank is for those who grade"]
+
+
+def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path, course: Course) -> None:
+    (tmp_path / "mine").write_text("mine")
+    with pytest.raises(UserError, match="is not empty: name a new folder"):
+        release.write(tmp_path, course, [course.week(WEEK)], lambda done, total: None, 1)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+ASKED = [w.number for w in load().weeks] if os.environ.get("NIGHTLY") else [WEEK, 12]
+
+
+@pytest.mark.parametrize("number", ASKED)
+def test_a_check_asks_nothing_that_depends_on_the_submission(number: int, course: Course) -> None:
+    """Else a students' copy, which has only recorded answers, could not answer."""
+    week = course.week(number)
+    runner = judge.Runner(week, recorded.PUBLIC_SEED)
+    runner.diagnoser.name = lambda task, traces: {}  # type: ignore[method-assign]
+    asked: list[set[object]] = []
+
+    def body() -> None:
+        for stub in (judge.reference_stub(week), *bank.alternatives(week)):
+            runner.run(judge.loopback(stub))
+            asked.append(set(runner.oracle._answers))  # type: ignore[union-attr]
+
+    runner.run_in_pytest(body)
+    assert asked[0] and all(later == asked[0] for later in asked)
