@@ -15,13 +15,13 @@ demo: setup
 	@sh scripts/demo.sh
 
 test: setup
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest
+	@sh scripts/test.sh
 
 selftest: setup
 	OMP_NUM_THREADS=1 .venv/bin/autograder selftest --quiet
 
 nightly: setup
-	NIGHTLY=1 OMP_NUM_THREADS=1 .venv/bin/python -m pytest tests/test_rewrites.py
+	NIGHTLY=1 OMP_NUM_THREADS=1 .venv/bin/python -m pytest tests/test_rewrites.py tests/test_notebooks.py tests/test_release.py
 
 lint: setup
 	.venv/bin/ruff check .

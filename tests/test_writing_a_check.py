@@ -75,9 +75,10 @@ class Copy:
                 (root / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(ROOT / name, root / name)
         tools.mkdir()
-        command = tools / "autograder"  # as an installation of the copy would put it on the path
-        command.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m autograder "$@"\n')
-        command.chmod(0o755)
+        # As an installation of the copy would put them on the path.
+        for command, arguments in ((tools / "autograder", "-m autograder "), (tools / "python", "")):
+            command.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {arguments}"$@"\n')
+            command.chmod(0o755)
         path = f"{tools}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
         self.environment = os.environ | {"PATH": path, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
 
@@ -155,13 +156,27 @@ def test_no_code_of_the_grader_is_touched() -> None:
 
 
 def test_build_makes_the_stub_and_the_syllabus(copy: Copy, ran: dict[str, Ran]) -> None:
-    for name in ("exercises/week13/balance.py", "syllabus.md", "syllabus.zh.md"):
+    made = ("exercises/week13/balance.py", "notebooks/week13.ipynb", "notebooks/zh/week13.ipynb", "syllabus.md", "syllabus.zh.md")
+    for name in made:
         assert f"wrote {name}" in ran["autograder build"].output
         assert "balance" in (copy.root / name).read_text(encoding="utf-8")
     stub = (copy.root / "exercises/week13/balance.py").read_text(encoding="utf-8")
     assert 'raise NotImplementedError("Week 13, task 1: balance")' in stub
     assert "SOLUTION" not in stub and "norms_A" not in stub
     assert ran["autograder build --check"].output.strip() == "all generated files are in order"
+
+
+def test_the_notebook_runs_and_earns_its_points(copy: Copy, ran: dict[str, Ran]) -> None:
+    assert re.search(r"^week13 +[\d.]+ +[\d.]+$", ran["python benchmarks/notebooks.py 13"].output, re.MULTILINE)
+    program = (
+        "from pathlib import Path; from autograder.judge import answers; from autograder.manifest import load; "
+        "handed_in = answers.read(Path('build/notebooks/week13.ipynb')); "
+        "print([(s.status, s.points) for s in answers.score(load().week(13), handed_in)])"
+    )
+    said = copy.run(f'{shlex.quote(sys.executable)} -c "{program}"')
+    assert said.output.strip() == "[('passed', 9)]"
+    student = json.loads((copy.root / "notebooks/week13.ipynb").read_text(encoding="utf-8"))
+    assert not any("small_b" in line for cell in student["cells"] for line in cell["source"])
 
 
 def test_the_lecture_section_exists_in_both_languages(copy: Copy) -> None:

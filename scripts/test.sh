@@ -1,0 +1,20 @@
+#!/bin/sh
+# Every test, in two processes at once: the tooling's here, those of the weeks and their notebooks into a log that is shown at the end.
+set -u
+cd "$(dirname "$0")/.."
+export OMP_NUM_THREADS=1
+mkdir -p build
+weeks="tests/week* tests/labs tests/test_notebooks.py"
+ignored=$(for path in $weeks; do printf ' --ignore=%s' "$path"; done)
+# shellcheck disable=SC2086
+.venv/bin/python -m pytest -p no:cacheprovider $weeks > build/test-weeks.log 2>&1 &
+other=$!
+trap 'kill $other 2>/dev/null' INT TERM
+# shellcheck disable=SC2086
+.venv/bin/python -m pytest $ignored
+one=$?
+echo "the weeks and their notebooks (build/test-weeks.log):"
+wait $other
+two=$?
+cat build/test-weeks.log
+[ $one -eq 0 ] && [ $two -eq 0 ]
