@@ -269,8 +269,8 @@ print(f"the gradients differ by at most {gradients_apart:.1e}; the largest is {l
 labs.record("checkpointing", blocks=sizes.blocks, **{name.replace(" ", "_"): peak for name, peak in peaks.items()})
 labs.record("gradients", apart=gradients_apart, largest=largest, operations=len(again.bytes) / len(kept.bytes))
 # %% [markdown] lang="en"
-# The tape of a frozen layer is shorter: no gradient of its weight is wanted, so less is kept than in full fine-tuning, and the same input is
-# still needed for the way back. Checkpointing therefore pays under LoRA as well, and costs relatively more (lecture, "Gradient checkpointing").
+# A frozen weight needs no gradient, but the gradient still passes through its layer to the factors below. So checkpointing pays under LoRA as well, and costs
+# relatively more than in full fine-tuning (lecture, "Gradient checkpointing").
 #
 # ## 5 · A rank that changes during training
 #
@@ -279,7 +279,7 @@ labs.record("gradients", apart=gradients_apart, largest=largest, operations=len(
 # **Prediction 3.** A model is trained at a small rank, then `set_rank` makes the rank eight times as large. The loss on held-out sentences right
 # after that, before any further step, is "lower", "equal" or "higher"?
 # %% [markdown] lang="zh"
-# 冻结的层要保留的东西本来就少一些：不求权重的梯度。但反向传播仍要穿过它，所以检查点对 LoRA 同样有用，只是相对代价更大（讲义“梯度检查点”一节）。
+# 冻结的权重不求梯度，但梯度仍要穿过这一层传给下面的因子，所以检查点对 LoRA 同样有用，只是相对代价比全量微调时更大（讲义“梯度检查点”一节）。
 #
 # ## 5 · 训练途中改变秩
 #

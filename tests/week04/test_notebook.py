@@ -24,7 +24,7 @@ def test_the_layer_learns_what_pefts_does(records):
     assert run["last"] < 0.1 * run["first"]
     assert run["loss_apart"] < 0.02 * run["last"]
     assert run["logits_apart"] < 0.05
-    assert run["exact_match"] > 0.4
+    assert run["exact_match"] > 0.3
 
 
 def test_merging_keeps_the_function_and_unmerging_does_not_restore_every_bit(records):
@@ -58,7 +58,7 @@ def test_the_best_approximation_beats_the_first_columns(records):
     shrinking = records["shrinking"]
     assert shrinking["ranks"] == [1, 2, 4, 8]
     for best, first in zip(shrinking["best"][:-1], shrinking["first"][:-1], strict=True):
-        assert best < 0.8 * first
+        assert best < 0.9 * first
     assert shrinking["best"][2] < shrinking["best"][3] + 0.15  # "down to about half the rank"
     assert shrinking["best"][0] > shrinking["best"][3] + 0.5
 
