@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import hashlib
 import re
-import textwrap
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,8 +37,11 @@ class Region:
     task: str
 
 
-def regions(source: str, name: str) -> list[Region]:
-    """The solution regions of a reference file.
+def regions(source: str, name: str, tasks: bool = True) -> list[Region]:
+    """The solution regions of a source file.
+
+    Args:
+        tasks: whether each must name its task, as in a reference; those of a notebook name none.
 
     Raises:
         BuildError: if a marker has no partner or names no task.
@@ -48,10 +50,11 @@ def regions(source: str, name: str) -> list[Region]:
     start: tuple[int, str, str] | None = None
     for number, line in enumerate(source.splitlines()):
         if match := _BEGIN.match(line):
-            if start is not None or match[2] is None:
-                why = "a task's number is missing" if match[2] is None else "the region before it has no end"
+            nameless = tasks and match[2] is None
+            if start is not None or nameless:
+                why = "a task's number is missing" if nameless else "the region before it has no end"
                 raise BuildError(f"{name}:{number + 1}: {why}")
-            start = number, match[1], match[2]
+            start = number, match[1], match[2] or ""
         elif _END.match(line):
             if start is None:
                 raise BuildError(f"{name}:{number + 1}: the end of a region that has no beginning")
@@ -186,24 +189,23 @@ def leaks(course: Course, files: list[Path], more: Mapping[str, str] | None = No
         more: other pieces that must not be there: where each comes from, by its shape.
     """
     fragments: dict[str, str] = dict(more or {})
-    for week in course.weeks:
-        if week.tasks:
-            path = reference_stub(week)
-            source = path.read_text(encoding="utf-8")
-            inside = regions(source, week.stub)
-            for node in ast.walk(ast.parse(source)):
-                if not isinstance(node, ast.stmt) or _size(node) < _LEAK_NODES:
-                    continue
-                if any(r.first < node.lineno - 1 and (node.end_lineno or 0) - 1 < r.last for r in inside):
-                    fragments[_shape(node)] = f"{week.folder}/{week.stub}:{node.lineno}"
-    for folder, source_path in notebooks.sources().items():
-        fragments |= _notebook_fragments(source_path, folder)
+    sources = [(week.folder, reference_stub(week), True) for week in course.weeks if week.tasks]
+    for folder, path, tasks in [*sources, *((folder, path, False) for folder, path in notebooks.sources().items())]:
+        source = path.read_text(encoding="utf-8")
+        inside = regions(source, path.name, tasks)
+        for node in ast.walk(ast.parse(source)):
+            if not isinstance(node, ast.stmt) or _size(node) < _LEAK_NODES:
+                continue
+            if any(r.first < node.lineno - 1 and (node.end_lineno or 0) - 1 < r.last for r in inside):
+                fragments[_shape(node)] = f"{folder}/{path.name}" + (f":{node.lineno}" if tasks else "")
     for path in files:
         text = path.read_text(encoding="utf-8")
-        plain = "\n".join(notebooks.code(text)) if path.suffix == ".ipynb" else text
-        if any(_BEGIN.match(line) or _END.match(line) for line in plain.splitlines()):
+        chunks = list(_code(path, text))
+        # A notebook is JSON, whose lines are no lines of code.
+        lines = [line for chunk, _ in chunks for line in chunk.splitlines()] if path.suffix == ".ipynb" else text.splitlines()
+        if any(_BEGIN.match(line) or _END.match(line) for line in lines):
             yield f"{_short(path)} holds a solution marker"
-        for code, offset in _code(path, text):
+        for code, offset in chunks:
             try:
                 tree = ast.parse(code)
             except SyntaxError:
@@ -225,22 +227,6 @@ def _body(function: ast.FunctionDef) -> ast.FunctionDef:
     """The function without its docstring, annotations and name."""
     body = function.body[1:] if ast.get_docstring(function) else function.body
     return ast.FunctionDef("", ast.arguments([], [ast.arg(a.arg) for a in function.args.args], None, [], [], None, []), body, [])
-
-
-def _notebook_fragments(path: Path, folder: str) -> Iterator[tuple[str, str]]:
-    """Pieces of a notebook's solution regions."""
-    inside = False
-    region: list[str] = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        if line.strip() == "### BEGIN SOLUTION":
-            inside, region = True, []
-        elif line.strip() == "### END SOLUTION":
-            inside = False
-            for node in ast.walk(ast.parse(textwrap.dedent("\n".join(region)))):
-                if isinstance(node, ast.stmt) and _size(node) >= _LEAK_NODES:
-                    yield _shape(node), f"{folder}/notebook.py"
-        elif inside:
-            region.append(line)
 
 
 def _released() -> list[Path]:

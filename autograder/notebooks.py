@@ -1,12 +1,11 @@
 """Makes the students' notebooks from Jupytext percent scripts, through nbgrader's own preprocessors.
 
-The source, `solutions/weekNN/notebook.py`, has Markdown cells in pairs, `lang="en"` then `lang="zh"`, and code cells that both
+The source, `solutions/weekNN/lab.py`, has Markdown cells in pairs, `lang="en"` then `lang="zh"`, and code cells that both
 languages share. A cell with nbgrader metadata is graded; it names its question (`grade_id`) and the manifest has the points.
 """
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import re
 import subprocess
@@ -26,7 +25,7 @@ TARGETS: dict[Lang, str] = {"en": "notebooks", "zh": "notebooks/zh"}
 CODE_STUB = "# YOUR CODE HERE"
 TEXT_STUB: dict[Lang, str] = {"en": "*Write your answer here.*", "zh": "*请在此作答。*"}
 
-_SOURCE = "notebook.py"
+_SOURCE = "lab.py"
 _KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 _KEY = "lora_graded"
 
@@ -100,7 +99,7 @@ def student(folder: str, course: Course, lang: Lang) -> str:
     import nbformat
     from nbgrader.preprocessors import CheckCellMetadata, ClearOutput, ClearSolutions, LockCells
 
-    notebook = copy.deepcopy(solved(folder, course, lang))
+    notebook = solved(folder, course, lang)
     clear = ClearSolutions(code_stub={"python": CODE_STUB}, text_stub=TEXT_STUB[lang], enforce_metadata=False)
     for preprocessor in (clear, ClearOutput(), LockCells(), CheckCellMetadata()):
         notebook, _ = preprocessor.preprocess(notebook, {})

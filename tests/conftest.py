@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 # Before torch is imported by anything: two threads on a busy machine are slower than one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -31,6 +32,14 @@ def course() -> Course:
 @pytest.fixture(scope="session")
 def week(course: Course) -> Week:
     return course.week(4)
+
+
+@pytest.fixture(scope="module")
+def records(request: pytest.FixtureRequest) -> dict[str, dict[str, Any]]:
+    """The numbers that the notebook of the week whose folder the test is in recorded; it is executed once."""
+    from tests.notebooks import executed
+
+    return executed(int(request.path.parent.name.removeprefix("week"))).records
 
 
 @pytest.fixture(scope="session")

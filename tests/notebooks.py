@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -32,6 +34,29 @@ class Executed:
     records: dict[str, dict[str, Any]]
     pictures: list[str]
     cpu_seconds: float
+
+
+def students_copy(root: Path) -> Path:
+    """Put what students have into a new or empty folder: no solutions; returns it."""
+    for name in ("autograder", "course", "exercises", "notebooks"):
+        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__", "bank", ".ipynb_checkpoints"))
+    return root
+
+
+def run_cells(copy: Path, *cells: str, place: Path | None = None) -> str:
+    """What cells print in a student's copy, an error shown as Jupyter shows it.
+
+    Args:
+        place: where the notebook lies; by default in the copy's root.
+    """
+    program = "from IPython.core.interactiveshell import InteractiveShell as S\ns = S()\n"
+    program += "".join(f"s.run_cell({cell!r})\n" for cell in cells)
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("LAB_")} | {"PYTHONPATH": str(copy)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=place or copy, env=clean, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
 
 
 @functools.cache

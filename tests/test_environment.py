@@ -39,7 +39,7 @@ def test_every_dependency_is_pinned() -> None:
 
 def test_every_import_is_declared() -> None:
     main = PROJECT["dependencies"]
-    _declared([*main, *EXTRAS["labs"]], "course", "solutions")
+    _declared([*main, *EXTRAS["labs"], *EXTRAS["wandb"]], "course", "solutions")
     _declared([*main, *EXTRAS["dev"]], "autograder")
     _declared([*main, *EXTRAS["dev"], *EXTRAS["labs"]], "benchmarks")
 

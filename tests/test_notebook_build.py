@@ -41,17 +41,17 @@ labs.answer("4.q1", answer)
 
 @pytest.fixture
 def asked(course: Course, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Course:
-    """The course with two questions in week 4, and a folder that has this notebook's source only."""
+    """The course with two questions, both in week 4, and a folder that has this notebook's source only."""
     monkeypatch.setattr(notebooks, "ROOT", tmp_path)
     write(tmp_path, SOURCE)
     text = Text(en="a", zh="甲")
     questions = (Question(id="4.q1", title=text, points=9), Question(id="4.q2", title=text, points=6, written=True))
-    weeks = [dataclasses.replace(week, questions=questions) if week.number == 4 else week for week in course.weeks]
+    weeks = [dataclasses.replace(week, questions=questions if week.number == 4 else ()) for week in course.weeks]
     return dataclasses.replace(course, weeks=tuple(weeks))
 
 
 def write(root: Path, source: str) -> None:
-    path = root / "solutions" / "week04" / "notebook.py"
+    path = root / "solutions" / "week04" / "lab.py"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(source, encoding="utf-8")
 
@@ -96,7 +96,7 @@ def test_graded_cells_have_nbgraders_metadata_and_the_manifests_points(asked: Co
 def test_a_faulty_source_is_named(asked: Course, tmp_path: Path, old: str, new: str, said: str) -> None:
     assert old in SOURCE
     write(tmp_path, SOURCE.replace(old, new, 1))
-    with pytest.raises(notebooks.NotebookError, match=f"^solutions/week04/notebook.py: .*{said}"):
+    with pytest.raises(notebooks.NotebookError, match=f"^solutions/week04/lab.py: .*{said}"):
         notebooks.solved("week04", asked)
 
 
@@ -116,7 +116,7 @@ def test_a_piece_of_a_notebooks_solution_in_the_release_is_a_leak(asked: Course,
     path = tmp_path / "notes.md"
     path.write_text("```python\nmine = sum(x**2 for x in range(7) if x % 2 and x != 3 or x == 6)\n```\n")
     (found,) = build.leaks(dataclasses.replace(asked, weeks=asked.weeks[:1]), [path])
-    assert found.endswith("notes.md:2 holds a piece of the solution (week04/notebook.py)")
+    assert found.endswith("notes.md:2 holds a piece of the solution (week04/lab.py)")
 
 
 def test_a_marker_left_in_a_notebook_is_a_leak(asked: Course, tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_a_marker_left_in_a_notebook_is_a_leak(asked: Course, tmp_path: Path) ->
     nbformat.write(notebooks.solved("week04", asked), path)
     found = list(build.leaks(dataclasses.replace(asked, weeks=asked.weeks[:1]), [path]))
     assert any("holds a solution marker" in line for line in found)
-    assert any("holds a piece of the solution (week04/notebook.py)" in line for line in found)
+    assert any("holds a piece of the solution (week04/lab.py)" in line for line in found)
 
 
 def test_keys_and_questions_fit_each_other(asked: Course, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

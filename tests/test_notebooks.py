@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +15,7 @@ from autograder.judge import answers
 from autograder.manifest import Course
 from autograder.manifest import load as load_manifest
 from tests.conftest import ROOT
-from tests.notebooks import executed
+from tests.notebooks import executed, run_cells, students_copy
 
 FOLDERS = list(notebooks.sources())
 MOST_SECONDS = 90  # of CPU, one core
@@ -54,10 +53,7 @@ def test_an_untouched_notebook_has_no_answers(folder: str, course: Course) -> No
 @pytest.fixture(scope="module")
 def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What students have: no solutions."""
-    root = tmp_path_factory.mktemp("release")
-    for name in ("autograder", "course", "exercises", "notebooks"):
-        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__", "bank", ".ipynb_checkpoints"))
-    return root
+    return students_copy(tmp_path_factory.mktemp("release"))
 
 
 @pytest.mark.parametrize("lang", notebooks.TARGETS)
@@ -67,16 +63,12 @@ def test_an_empty_stub_is_met_politely(folder: str, lang: notebooks.Lang, releas
     place = release / notebooks.TARGETS[lang]
     code = list(notebooks.code((place / f"{folder}.ipynb").read_text(encoding="utf-8")))
     until = next(i for i, cell in enumerate(code) if "labs.student(" in cell)
-    shell = "from IPython.core.interactiveshell import InteractiveShell as S\ns = S()\n"
-    program = shell + "".join(f"s.run_cell({cell!r})\n" for cell in code[: until + 1])
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("LAB_")} | {"PYTHONPATH": str(release)}
-    done = subprocess.run([sys.executable, "-c", program], cwd=place, env=clean, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    said = done.stdout.strip().splitlines()[-1]
+    printed = run_cells(release, *code[: until + 1], place=place)
+    said = printed.splitlines()[-1]
     task = f"{int(folder.removeprefix('week'))}."
     start = {"en": f"Not written yet in exercises/{folder}/", "zh": f"exercises/{folder}/"}[lang]
-    assert said.startswith(start) and f"`autograder check {task}" in said, done.stdout
-    assert "Traceback" not in done.stdout
+    assert said.startswith(start) and f"`autograder check {task}" in said, printed
+    assert "Traceback" not in printed
 
 
 @pytest.mark.parametrize("folder", FOLDERS if os.environ.get("NIGHTLY") else FOLDERS[2:3])

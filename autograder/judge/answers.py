@@ -21,10 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autograder.judge.runner import ROOT
 from autograder.manifest import Question, Week
+from course.labs.core import MIME, ROOT
 
-MIME = "application/vnd.lora-graded+json"
 MAX_BYTES = 32 * 2**20
 _MAX_LENGTH = 1000  # of a list
 

@@ -99,10 +99,11 @@ class Recording:
                 "or put back the files below autograder/"
             )
         self.mutants = [Known(*entry) for entry in index["mutants"]]
-        self._oracle = {tuple(key): place for *key, start, size in index["oracle"] for place in [(start, size)]}
-        # A second way to each answer: which call of that program it was in that check.
-        self._in_order = {(seed, name, nth): place for (seed, name, nth, _), place in self._oracle.items()}
-        self._by_question = {(seed, name, asked): place for (seed, name, _, asked), place in self._oracle.items()}
+        # Two ways to each answer: the question, and which call of that program it was in that check.
+        self._by_question: dict[tuple[int, str, str], tuple[int, int]] = {}
+        self._in_order: dict[tuple[int, str, int], tuple[int, int]] = {}
+        for seed, name, nth, asked, start, size in index["oracle"]:
+            self._by_question[seed, name, asked] = self._in_order[seed, name, nth] = start, size
         self._traces = {(m, check): (passed, start, size) for m, check, passed, start, size in index["traces"]}
 
     def answer(self, key: list[Any]) -> Any:

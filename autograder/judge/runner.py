@@ -316,7 +316,10 @@ class Runner:
         """Within `run_in_pytest`: ask the oracle once for all, and run the mutants, which otherwise run when a failure asks."""
         self.run(loopback(reference_stub(self.week)))
         if mutants:
-            self.diagnoser.prepare({t: [i.name.removeprefix("test_") for i in items] for t, items in self.items.items()})
+            self._run_mutants()
+
+    def _run_mutants(self) -> None:
+        self.diagnoser.prepare({t: [i.name.removeprefix("test_") for i in items] for t, items in self.items.items()})
 
     def record(self) -> bytes:
         """Within `run_in_pytest`, with the public seed: what a student release needs of this week, see judge/recorded.py."""
@@ -325,7 +328,7 @@ class Runner:
         oracle.recorder = recorder
         self.run(loopback(reference_stub(self.week)))
         oracle.recorder = None
-        self.diagnoser.prepare({t: [i.name.removeprefix("test_") for i in items] for t, items in self.items.items()})
+        self._run_mutants()
         for (mutant, check), seen in self.diagnoser.traces().items():
             recorder.trace(mutant, check, *seen)
         mutants = [Known(m.name, m.task, m.misconception, m.misconception_zh) for m in self.diagnoser.mutants]

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
-
-warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")  # peft asks transformers by that name
 
 Kind = TypeVar("Kind")
 Batch = TypeVar("Batch")

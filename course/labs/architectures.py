@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,8 +18,6 @@ GPT3 = (50257, 12288, 96, 96, 2048)  # Brown et al., arXiv:2005.14165: vocabular
 NAMES = (*LLAMA, "GPT-3")
 # GPT-2's names for what Llama calls otherwise; its c_attn is q, k and v in one.
 FUSED = {"attn.c_proj": "o_proj", "mlp.c_fc": "up_proj", "mlp.c_proj": "down_proj"}
-
-logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of an optional kernel whenever peft imports it
 
 
 def blueprint(name: str) -> Any:
@@ -120,8 +116,7 @@ def step_flops(model: nn.Module, tokens: int = 512) -> int:
     from torch.utils.flop_counter import FlopCounterMode
 
     ids = torch.zeros(1, tokens, dtype=torch.long, device="meta")
-    with warnings.catch_warnings(), FlopCounterMode(display=False) as counter:
-        warnings.simplefilter("ignore", FutureWarning)  # peft and transformers are at odds over a name
+    with FlopCounterMode(display=False) as counter:
         model(input_ids=ids, labels=ids).loss.backward()
     return int(counter.get_total_flops())
 
@@ -136,9 +131,7 @@ def lora_of(name: str, rank: int) -> nn.Module:
 def _peft(name: str, config: Any) -> nn.Module:
     from peft import get_peft_model
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # peft and transformers are at odds over a name
-        model: nn.Module = get_peft_model(blueprint(name), config)
+    model: nn.Module = get_peft_model(blueprint(name), config)
     return model
 
 

@@ -11,6 +11,7 @@ import os
 import re
 import sys
 import tomllib
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -21,8 +22,10 @@ from autograder import manifest
 ROOT = Path(__file__).resolve().parents[2]
 MIME = "application/vnd.lora-graded+json"
 
-# It tells of an optional kernel whenever peft is imported; set here, before anything can import peft.
+# Set here, before anything can import peft: bitsandbytes tells of an optional kernel whenever that happens, and peft asks
+# transformers by an old name.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
 
 _T = TypeVar("_T")
 _MISSING = re.compile(r"Week (\d+), task (\d+)\b")
@@ -90,7 +93,8 @@ def student(week: int, *tasks: str) -> ModuleType:
     Raises:
         LabStop: if a task is missing and there is no reference, or if the file cannot be loaded.
     """
-    this = manifest.load().week(week)
+    course = manifest.load()
+    this = course.week(week)
     own = ROOT / "exercises" / this.folder / this.stub
     reference = ROOT / "solutions" / this.folder / this.stub
     if os.environ.get("LAB_STUBS") == "reference":
@@ -100,7 +104,7 @@ def student(week: int, *tasks: str) -> ModuleType:
     missing = [task for task in unfinished(own) if task in wanted] if own.is_file() else list(wanted)
     if not missing:
         return _module(own)
-    titles = {task: manifest.load().task(task).title for task in missing}
+    titles = {task: course.task(task).title for task in missing}
     first = say(
         ", ".join(f"{task} ({title.en})" for task, title in titles.items()),
         "、".join(f"{task}（{title.zh}）" for task, title in titles.items()),

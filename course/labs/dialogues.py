@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from course.labs import text
 from course.labs.core import pick, progress, say
-from course.labs.training import device, loggers, schedule_factor
+from course.labs.training import device, loggers, moved, schedule_factor
 
 Batch = Mapping[str, Tensor]
 Judge = Callable[[str, str, str], str]
@@ -81,7 +81,7 @@ def tune(
     with ExitStack() as stack:
         logs = loggers(name, stack)
         for number in progress(range(steps), name):
-            there = [{key: value.to(device()) for key, value in batch.items()} for batch in next(batches)]
+            there = moved(list(next(batches)), device())
             losses.append(step(logits, there, optimizer, autocast_dtype=kind, max_grad_norm=1.0))
             schedule.step()
             for log in logs:
@@ -94,7 +94,7 @@ def tune(
 def predictions(model: nn.Module, batches: Sequence[Batch]) -> Iterator[tuple[Tensor, Tensor]]:
     """Pairs (logits, labels) for the student's `perplexity`, one for each batch."""
     for batch in batches:
-        there = {key: value.to(device()) for key, value in batch.items()}
+        there = moved(dict(batch), device())
         yield text.Logits(model)(there["input_ids"], there["attention_mask"]), there["labels"]
 
 

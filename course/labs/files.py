@@ -33,6 +33,31 @@ def checked(name: str) -> Path:
     return FOLDER / name
 
 
+def unreachable(name: str, variable: str, error: Exception, licence: bool = False) -> LabStop:
+    """What to do where a model or data cannot be loaded.
+
+    Args:
+        variable: the environment variable that gives another one.
+        licence: whether the hub may ask to accept one.
+    """
+    why = " ".join(str(error).split())[:160]
+    if licence:
+        return LabStop(
+            say(
+                f"{name} cannot be loaded ({why}): connect to the hub, accept its licence there and run `hf auth login`, "
+                f"or set {variable} to a local path.",
+                f"无法加载 {name}（{why}）：请连接到模型库，在其页面接受许可并运行 `hf auth login`，"
+                f"或将 {variable} 设为本地路径。",
+            )
+        )
+    return LabStop(
+        say(
+            f"{name} cannot be loaded ({why}): connect to the hub, or set {variable} to a local folder.",
+            f"无法加载 {name}（{why}）：请连接到模型库，或将 {variable} 设为本地文件夹。",
+        )
+    )
+
+
 def write_hashes(name: str) -> None:
     """Put the SHA-256 of the files of a model that was built anew into the table."""
     tables = tomllib.loads(HASHES.read_text(encoding="utf-8")) if HASHES.is_file() else {}

@@ -6,15 +6,14 @@ import ast
 import copy
 import inspect
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from course.labs import text
 from course.labs.core import say
-from course.labs.training import device
+from course.labs.training import device, moved, seeded
 
 
 def body(function: Callable[..., Any]) -> str:
@@ -57,7 +56,7 @@ def groups_by_name(model: nn.Module, lr: float, ratio: float) -> list[dict[str, 
 
 def loss(model: Any, batch: dict[str, Tensor]) -> Tensor:
     """The model's loss on a batch, a scalar with a gradient."""
-    out: Tensor = model(**_moved(model, batch)).loss
+    out: Tensor = model(**moved(batch, next(model.parameters()).device)).loss
     return out
 
 
@@ -65,18 +64,9 @@ def loss(model: Any, batch: dict[str, Tensor]) -> Tensor:
 def logits(model: Any, batch: dict[str, Tensor]) -> Tensor:
     """The model's logits in evaluation mode, float32 on the CPU, where a token stands: shape (tokens, vocabulary)."""
     training = model.training
-    out: Tensor = model.eval()(**_moved(model, batch)).logits
+    out: Tensor = model.eval()(**moved(batch, next(model.parameters()).device)).logits
     model.train(training)
     return out.float().cpu()[batch["attention_mask"].bool()]
-
-
-@torch.no_grad()
-def loss_on(model: Any, items: Sequence[text.Example], tokenizer: Any) -> float:
-    """The mean loss a token of the completions, in evaluation mode (nats)."""
-    training = model.training
-    value = loss(model.eval(), text.collate(items, tokenizer)).item()
-    model.train(training)
-    return value
 
 
 def deep(config: Any, blocks: int, seed: int = 0) -> Any:
@@ -85,11 +75,5 @@ def deep(config: Any, blocks: int, seed: int = 0) -> Any:
 
     config = copy.deepcopy(config)
     config.num_hidden_layers, config.use_cache = blocks, False
-    with torch.random.fork_rng(range(torch.cuda.device_count())), device():
-        torch.manual_seed(seed)
+    with seeded(seed), device():
         return AutoModelForCausalLM.from_config(config)
-
-
-def _moved(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    place = next(model.parameters()).device
-    return {name: tensor.to(place) for name, tensor in batch.items()}

@@ -25,7 +25,7 @@ class LiveTensors(TorchDispatchMode):
         self._sum = 0
 
     @property
-    def now(self) -> int:
+    def now(self) -> float:
         """Bytes alive at this moment."""
         return self._sum
 

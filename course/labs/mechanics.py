@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from course.labs import text
-from course.labs.core import say
+from course.labs.training import seeded
 
 
 class Factors(nn.Module):
@@ -69,8 +68,7 @@ def bottleneck(model: Any, size: int, seed: int = 0) -> Any:
     """
     model.requires_grad_(False)
     width = model.config.hidden_size
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with seeded(seed):
         for block in model.model.layers:
             for part in (block.self_attn, block.mlp):
                 narrow, wide = nn.Linear(width, size), nn.Linear(size, width)
@@ -91,9 +89,7 @@ def opened_by_peft(folder: Path) -> Any:
     """The pretrained model with the adapter that peft finds in a folder."""
     from peft import PeftModel
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # as in `text.lora`
-        return PeftModel.from_pretrained(text.base_model()[0], str(folder))
+    return PeftModel.from_pretrained(text.base_model()[0], str(folder))
 
 
 def layer_inputs(model: Any, name: str, run: Callable[[], Any]) -> Tensor:
@@ -112,17 +108,3 @@ def reviews(split: str, count: int, longest: int, seed: int = 0) -> list[text.Re
     """Reviews of at most `longest` words, as `text.sst2` gives them; fewer than `count` where the data set has fewer."""
     pool = text.sst2(split, 4 * count, seed)
     return [review for review in pool if len(review.sentence.split()) <= longest][:count]
-
-
-def full_finetune(model: Any) -> Any:
-    """The model with all parameters trainable; where the GPU has no room for that, its last two blocks only, and it says so.
-
-    Room: weights, gradients and Adam's two moments in the weights' dtype, and a fifth more for activations.
-    """
-    size = sum(p.numel() * p.element_size() for p in model.parameters())
-    if next(model.parameters()).is_cuda and torch.cuda.mem_get_info()[0] < 3.8 * size:
-        print(say("full fine-tuning does not fit: the last two blocks are trained", "显存不够全量微调：只训练最后两个块"))
-        model.requires_grad_(False)
-        model.model.layers[-2:].requires_grad_(True)
-        return model
-    return text.full_finetune(model)

@@ -5,17 +5,16 @@ from __future__ import annotations
 import ctypes
 import gc
 import sys
-import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
-from course.labs.training import device
+from course.labs.live import LiveTensors
+from course.labs.training import device, moved
 
 Make = Callable[[nn.Linear], nn.Module]
 KINDS = ("float32", "yours", "yours, checkpointed", "bitsandbytes")
@@ -165,41 +164,18 @@ def linear(weight: Tensor) -> nn.Linear:
 # --- memory ---
 
 
-class Tally(TorchDispatchMode):
-    """The memory of all tensors that are made within it and still in use, exactly; what a kernel uses inside does not count.
-
-    Attributes:
-        mib: after each of PyTorch's operations.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.mib: list[float] = []
-        self._sizes: dict[int, int] = {}
-        self._total = 0
+class Tally(LiveTensors):
+    """`LiveTensors` in MiB; what a kernel uses inside does not count."""
 
     @property
     def now(self) -> float:
         """MiB in use."""
-        return self._total / 2**20
+        return super().now / 2**20
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(out):
-            if isinstance(tensor, Tensor):
-                self._see(tensor.untyped_storage())
-        self.mib.append(self.now)
-        return out
-
-    def _see(self, storage: Any) -> None:
-        key = storage._cdata
-        if key not in self._sizes:
-            self._sizes[key] = storage.nbytes()
-            self._total += storage.nbytes()
-            weakref.finalize(storage, self._forget, key)
-
-    def _forget(self, key: int) -> None:
-        self._total -= self._sizes.pop(key)
+    @property
+    def mib(self) -> list[float]:
+        """MiB in use after each of PyTorch's operations."""
+        return [count / 2**20 for count in self.bytes]
 
 
 def train_stack(model: nn.Module, width: int, tokens: int, steps: int, tally: Tally | None = None) -> float:
@@ -281,7 +257,7 @@ def dtypes(model: Any, batch: Mapping[str, Tensor], layer: str = "q_proj") -> di
     products.watch(base, "product W x")
     products.watch(down, "product A x")
     with torch.autocast(place.type, torch.bfloat16), products:
-        loss = model(**{key: value.to(place) for key, value in batch.items()}).loss
+        loss = model(**moved(dict(batch), place)).loss
     loss.backward()
     optimizer.step()
     table = {

@@ -14,9 +14,7 @@ import csv
 import hashlib
 import json
 import os
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -26,10 +24,10 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from course.labs import corpus
-from course.labs.core import LabStop, pick, profile, say
+from course.labs.core import pick, profile, say
 from course.labs.corpus import LABELS, NEW_TASKS, TASKS, Example, Request, Review
-from course.labs.files import checked
-from course.labs.training import device
+from course.labs.files import checked, unreachable
+from course.labs.training import device, moved, seeded
 
 __all__ = ["NEW_TASKS", "TASKS", "Example", "Request", "Review"]
 
@@ -82,7 +80,7 @@ def base_model(quantised: bool = False) -> tuple[Any, Any]:
         tokenizer = AutoTokenizer.from_pretrained(source)
         model: Any = AutoModelForCausalLM.from_pretrained(source, **options)
     except (OSError, ValueError) as error:
-        raise _unreachable(source, "LAB_LLAMA", error) from None
+        raise unreachable(source, "LAB_LLAMA", error, licence=True) from None
     part: Any
     for part in model.modules():
         if hasattr(part, "support_avx512bf16_for_cpu"):
@@ -99,13 +97,22 @@ def fresh(seed: int = 0) -> Any:
     try:
         config = AutoConfig.from_pretrained(source)
     except (OSError, ValueError) as error:
-        raise _unreachable(source, "LAB_LLAMA", error) from None
-    with _seeded(seed), place:
+        raise unreachable(source, "LAB_LLAMA", error, licence=True) from None
+    with seeded(seed), place:
         return AutoModelForCausalLM.from_config(config, dtype=pick(tiny=torch.float32, full=torch.bfloat16)).eval()
 
 
 def full_finetune(model: Any) -> Any:
-    """The same model with every parameter trainable."""
+    """The model with all parameters trainable; where the GPU has no room for that, its last two blocks only, and it says so.
+
+    Room: weights, gradients and Adam's two moments in the weights' dtype, and a fifth more for activations.
+    """
+    size = sum(p.numel() * p.element_size() for p in model.parameters())
+    if next(model.parameters()).is_cuda and torch.cuda.mem_get_info()[0] < 3.8 * size:
+        print(say("full fine-tuning does not fit: the last two blocks are trained", "显存不够全量微调：只训练最后两个块"))
+        model.requires_grad_(False)
+        model.model.layers[-2:].requires_grad_(True)
+        return model
     return model.requires_grad_(True)
 
 
@@ -136,8 +143,7 @@ def lora(
     names = TARGETS.get(targets, [targets]) if isinstance(targets, str) else list(targets)
     options |= {"task_type": "CAUSAL_LM", "lora_alpha": alpha, "lora_dropout": dropout}
     config = LoraConfig(r=rank, target_modules=names, **options)
-    with _seeded(seed), warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # peft calls methods of transformers by their old names
+    with seeded(seed):
         if getattr(model, "is_loaded_in_4bit", False):
             checkpoints = profile() == "full"
             model = prepare_model_for_kbit_training(model, checkpoints, {"use_reentrant": False} if checkpoints else None)
@@ -299,7 +305,7 @@ def rows(variable: str, split: str | None, columns: Sequence[str], hub: tuple[st
         if missing := [column for column in columns if column not in found[0]]:
             raise ValueError(f"no column {missing[0]!r}")
     except (OSError, ValueError, KeyError) as error:
-        raise _unreachable(path or hub[0], variable, error) from None
+        raise unreachable(path or hub[0], variable, error, licence=True) from None
     return found
 
 
@@ -437,6 +443,16 @@ def accuracy(model: Any, tokenizer: Any, reviews: Sequence[Review], batch_size: 
     return (label_logits(model, tokenizer, reviews, batch_size).argmax(1) == labels).double().mean().item()
 
 
+@torch.no_grad()
+def mean_loss(model: Any, tokenizer: Any, items: Sequence[Item]) -> float:
+    """The mean loss a labelled token of the items, in evaluation mode (nats), all in one batch; the model's mode is restored."""
+    training = model.training
+    batch = moved(collate(items, tokenizer), next(model.parameters()).device)
+    value: float = model.eval()(**batch).loss.item()
+    model.train(training)
+    return value
+
+
 # --- helpers ---
 
 
@@ -452,24 +468,6 @@ def _prepared(tokenizer: Any) -> Any:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
     tokenizer.chat_template = CHAT
     return tokenizer
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    with torch.random.fork_rng(range(torch.cuda.device_count())):
-        torch.manual_seed(seed)
-        yield
-
-
-def _unreachable(name: str, variable: str, error: Exception) -> LabStop:
-    why = " ".join(str(error).split())[:160]
-    return LabStop(
-        say(
-            f"{name} cannot be loaded ({why}): connect to the hub, accept its licence there and run `hf auth login`, "
-            f"or set {variable} to a local path.",
-            f"无法加载 {name}（{why}）：请连接到模型库，在其页面接受许可并运行 `hf auth login`，或将 {variable} 设为本地路径。",
-        )
-    )
 
 
 def _padded(rows: Sequence[tuple[list[int], list[int]]], tokenizer: Any) -> dict[str, Tensor]:

@@ -6,8 +6,8 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -124,14 +124,13 @@ def fit(
     history, source = History(), iter(batches)
     with ExitStack() as stack:
         logs = loggers(name, stack) if log else []
-        stack.enter_context(torch.random.fork_rng(range(torch.cuda.device_count())))
-        torch.manual_seed(seed)
+        stack.enter_context(seeded(seed))
         stack.callback(model.train, model.training)
         model.train()
         for step in progress(range(steps), desc=name):
             start = time.perf_counter()
             try:
-                batch = _to(next(source), place)
+                batch = moved(next(source), place)
             except StopIteration:
                 raise ValueError(f"the batches ended after {step} of {steps} steps") from None
             with torch.autocast(place.type, torch.bfloat16, enabled=profile() == "full"):
@@ -150,13 +149,22 @@ def fit(
     return history
 
 
-def _to(batch: Any, place: torch.device) -> Any:
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """torch's generators begin at `seed` in the block, and go on behind it as if it had not been there."""
+    with torch.random.fork_rng(range(torch.cuda.device_count())):
+        torch.manual_seed(seed)
+        yield
+
+
+def moved(batch: Any, place: torch.device) -> Any:
+    """A batch, its tensors on a device: a tensor, or a dict, list or tuple of them."""
     if isinstance(batch, Tensor):
         return batch.to(place)
     if isinstance(batch, dict):
-        return {key: _to(value, place) for key, value in batch.items()}
+        return {key: moved(value, place) for key, value in batch.items()}
     if isinstance(batch, list | tuple):
-        return type(batch)(_to(value, place) for value in batch)
+        return type(batch)(moved(value, place) for value in batch)
     return batch
 
 

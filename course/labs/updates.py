@@ -164,8 +164,7 @@ def inject(model: nn.Module, suffixes: tuple[str, ...], make: Callable[[nn.Linea
     linear = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     for name, module in linear:
         if name.endswith(suffixes):
-            parent, _, own = name.rpartition(".")
-            setattr(model.get_submodule(parent), own, make(module))
+            model.set_submodule(name, make(module))
     return model
 
 

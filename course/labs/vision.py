@@ -9,9 +9,7 @@ Pictures are float tensors (N, channels, height, width) from -1, black, to 1, wh
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from course.labs.core import LabStop, profile, progress, say
-from course.labs.files import checked
-from course.labs.training import History, device, fit
+from course.labs.core import profile, progress
+from course.labs.files import checked, unreachable
+from course.labs.training import History, device, fit, seeded
 
 STYLES = ("plain", "slanted", "inverted")
 SHEAR = 0.5
@@ -154,13 +152,13 @@ def classifier() -> Any:
     if profile() == "tiny":
         logging.disable_progress_bar()
     try:
-        with _seeded(0):
+        with seeded(0):
             model = ViTForImageClassification.from_pretrained(
                 source, num_labels=10, ignore_mismatched_sizes=True, dtype=torch.float32
             )
         return _normalised(model, source).to(place).eval()
     except (OSError, ValueError) as error:
-        raise _unreachable(source, "LAB_VIT", error) from None
+        raise unreachable(source, "LAB_VIT", error) from None
 
 
 def fresh(seed: int = 0) -> Any:
@@ -169,11 +167,11 @@ def fresh(seed: int = 0) -> Any:
 
     source, place = _vit(), device()
     try:
-        with _seeded(seed):
+        with seeded(seed):
             model = ViTForImageClassification(ViTConfig.from_pretrained(source, num_labels=10))
         return _normalised(model, source).to(place).eval()
     except (OSError, ValueError) as error:
-        raise _unreachable(source, "LAB_VIT", error) from None
+        raise unreachable(source, "LAB_VIT", error) from None
 
 
 def pixels(model: Any, images: Tensor) -> Tensor:
@@ -271,34 +269,8 @@ def lora(model: Any, rank: int, alpha: float, targets: str | Sequence[str] = "qv
         options.setdefault("modules_to_save", ["classifier"])
     names = TARGETS.get(targets, [targets]) if isinstance(targets, str) else list(targets)
     settings: dict[str, Any] = {"r": rank, "lora_alpha": alpha, "target_modules": names} | options
-    with _seeded(seed), warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # peft calls methods of transformers by their old names
+    with seeded(seed):
         return get_peft_model(model, LoraConfig(**settings))
-
-
-def factors(model: Any) -> dict[str, dict[str, Any]]:
-    """The factors of a peft model's Linear layers, as week 9's `StyleBlender` takes them.
-
-    Returns:
-        {layer's name in the model without peft: {"lora_A": (rank, in), "lora_B": (out, rank), "alpha": float}}, copies.
-    """
-    from peft.tuners.lora import Linear
-
-    layers: dict[str, Any] = {k: m for k, m in model.base_model.model.named_modules() if isinstance(m, Linear)}
-    return {
-        name: {
-            "lora_A": layer.lora_A["default"].weight.detach().to(layer.weight.dtype, copy=True),
-            "lora_B": layer.lora_B["default"].weight.detach().to(layer.weight.dtype, copy=True),
-            "alpha": float(layer.lora_alpha["default"]),
-        }
-        for name, layer in layers.items()
-    }
-
-
-def convolutions(unet: nn.Module) -> list[str]:
-    """The names of the 3 x 3 convolutions in the residual blocks of a UNet."""
-    convs = [name for name, module in unet.named_modules() if isinstance(module, nn.Conv2d)]
-    return [name for name in convs if name.endswith((".conv1", ".conv2"))]
 
 
 # --- diffusion ---
@@ -520,7 +492,7 @@ def stable_diffusion_xl() -> Any:
     try:
         pipe = StableDiffusionXLPipeline.from_pretrained(source, dtype=torch.bfloat16, add_watermarker=False, **options)
     except (OSError, ValueError) as error:
-        raise _unreachable(source, "LAB_SDXL", error) from None
+        raise unreachable(source, "LAB_SDXL", error) from None
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(place)
 
@@ -565,24 +537,7 @@ def _mnist(split: str, count: int | None, seed: int) -> tuple[Tensor, Tensor]:
     try:
         data = load_from_disk(source)[split] if Path(source).is_dir() else load_dataset(source, split=split)
     except (OSError, ValueError) as error:
-        raise _unreachable(source, "LAB_MNIST", error) from None
+        raise unreachable(source, "LAB_MNIST", error) from None
     data = data.select(torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:count].tolist())
     images = torch.tensor(np.stack([np.asarray(picture) for picture in data["image"]]), dtype=torch.float32)
     return images[:, None] / 127.5 - 1, torch.tensor(data["label"])
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    with torch.random.fork_rng(range(torch.cuda.device_count())):
-        torch.manual_seed(seed)
-        yield
-
-
-def _unreachable(name: str, variable: str, error: Exception) -> LabStop:
-    why = " ".join(str(error).split())[:160]
-    return LabStop(
-        say(
-            f"{name} cannot be loaded ({why}): connect to the hub, or set {variable} to a local folder.",
-            f"无法加载 {name}（{why}）：请连接到模型库，或将 {variable} 设为本地文件夹。",
-        )
-    )

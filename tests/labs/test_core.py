@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,37 +16,21 @@ from autograder.judge import answers
 from course import labs
 from course.labs import core, plots
 from tests.conftest import ROOT
+from tests.notebooks import run_cells, students_copy
 
 matplotlib.use("agg")
 
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """A student's copy: no solutions."""
-    for name in ("autograder", "course", "exercises"):
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "bank"))
-    return tmp_path
-
-
-def run(copy: Path, code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """The code as a notebook's cell would run it, an error shown as Jupyter shows it."""
-    cell = f"from IPython.core.interactiveshell import InteractiveShell\nInteractiveShell().run_cell({code!r})"
-    clean = {key: value for key, value in os.environ.items() if not key.startswith("LAB_")}
-    return subprocess.run(
-        [sys.executable, "-c", cell],
-        cwd=copy,
-        env=clean | {"PYTHONPATH": str(copy)} | environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    return students_copy(tmp_path)
 
 
 USE = "from course import labs\nlora = labs.student(4, '4.1', '4.2')\nprint(lora.__file__)"
 
 
 def test_an_unfinished_stub_without_a_reference_stops_with_one_line(copy: Path) -> None:
-    out = run(copy, USE).stdout.strip()
+    out = run_cells(copy, USE)
     assert out.splitlines() == [
         "Not written yet in exercises/week04/lora_linear.py: 4.1 (LoRALinear: construction and forward), 4.2 "
         f"({title('4.2')}). Write it (`autograder check 4.1`), then run this cell again."
@@ -63,14 +44,13 @@ def title(task: str) -> str:
 
 
 def test_it_says_so_in_chinese(copy: Path) -> None:
-    (copy / "notebooks" / "zh").mkdir(parents=True)
-    out = run(copy, "import os; os.chdir('notebooks/zh')\n" + USE).stdout
+    out = run_cells(copy, "import os; os.chdir('notebooks/zh')\n" + USE)
     assert "尚未完成：4.1（" in out and "autograder check 4.1" in out
 
 
 def test_an_unfinished_stub_goes_on_with_the_reference_where_there_is_one(copy: Path) -> None:
     shutil.copytree(ROOT / "solutions", copy / "solutions")
-    said, where = run(copy, USE).stdout.strip().splitlines()
+    said, where = run_cells(copy, USE).splitlines()
     assert said.startswith("Not written yet in exercises/week04/lora_linear.py: 4.1 (") and said.endswith("the reference.")
     assert where == str(copy / "solutions/week04/lora_linear.py")
 
@@ -82,7 +62,7 @@ def test_the_students_own_file_is_used_as_soon_as_its_tasks_are_written(copy: Pa
     for task in ("1", "2"):
         text = "".join("        pass\n" if f'"Week 4, task {task}:' in line else line for line in text.splitlines(keepends=True))
     stub.write_text(text)
-    assert run(copy, USE).stdout.strip() == str(stub)
+    assert run_cells(copy, USE) == str(stub)
 
 
 def test_a_changed_file_and_its_helper_are_loaded_again(copy: Path) -> None:
@@ -91,7 +71,7 @@ def test_a_changed_file_and_its_helper_are_loaded_again(copy: Path) -> None:
     (folder / "lora_linear.py").write_text("from helper import value\n")
     again = "import pathlib\npathlib.Path('exercises/week04/helper.py').write_text('value = 22\\n')\n"
     code = f"{USE}\nprint(lora.value)\n{again}print(labs.student(4).value)"
-    assert run(copy, code).stdout.split()[1:] == ["1", "22"]
+    assert run_cells(copy, code).split()[1:] == ["1", "22"]
 
 
 @pytest.mark.parametrize(
@@ -114,7 +94,7 @@ def test_a_file_that_does_not_load_is_one_line(copy: Path, text: str | None, sai
         stub.unlink()
     else:
         stub.write_text(text)
-    out = run(copy, USE).stdout.strip().splitlines()
+    out = run_cells(copy, USE).splitlines()
     assert len(out) == 1 and said in out[0]
 
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +11,7 @@ import torch
 
 from course.labs import LabStop, corpus, text
 from course.labs.training import fit
-from tests.conftest import ROOT
+from tests.labs.helpers import stops_without_a_hub
 
 INSTRUCTIONS = [{"instruction": f"say {i}", "input": "" if i % 2 else "twice", "output": f"{i} {i}"} for i in range(30)]
 
@@ -116,24 +113,9 @@ def test_a_folder_that_holds_no_model_stops_with_one_line(full: Path, monkeypatc
 
 
 def test_without_a_hub_every_call_stops_with_one_line_that_says_what_to_set(tmp_path: Path) -> None:
-    code = """
-from course.labs import LabStop, text
-calls = [("LLAMA", text.base_model), ("LLAMA", text.fresh), ("SST2", lambda: text.sst2("train", 3)),
-         ("ALPACA", lambda: text.alpaca(3)), ("DIALOGUES", lambda: text.dialogues(3)), ("DOCUMENTS", lambda: text.documents(3))]
-for name, call in calls:
-    try:
-        call()
-    except LabStop as stop:
-        print(name, f"LAB_{name}" in str(stop), stop)
-"""
-    clean = {key: value for key, value in os.environ.items() if not key.startswith(("LAB_", "HF_"))}
-    offline = {
-        "HF_HUB_OFFLINE": "1",
-        "HF_HOME": str(tmp_path),
-        "LAB_PROFILE": "full",
-        "LAB_DEVICE": "cpu",
-        "PYTHONPATH": str(ROOT),
-    }
-    out = subprocess.run([sys.executable, "-c", code], env=clean | offline, capture_output=True, text=True, check=True).stdout
-    lines = out.strip().splitlines()
-    assert len(lines) == 6 and all(line.split()[1] == "True" for line in lines), out
+    calls = """[
+        ("LLAMA", text.base_model), ("LLAMA", text.fresh), ("SST2", lambda: text.sst2("train", 3)),
+        ("ALPACA", lambda: text.alpaca(3)), ("DIALOGUES", lambda: text.dialogues(3)), ("DOCUMENTS", lambda: text.documents(3)),
+    ]"""
+    lines = stops_without_a_hub("text", calls, tmp_path)
+    assert len(lines) == 6 and all(line.split()[1] == "True" for line in lines), lines

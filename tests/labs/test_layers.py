@@ -98,7 +98,7 @@ def test_logits_and_loss_leave_the_mode_and_padding_alone() -> None:
     assert model.training and len(together) == batch["attention_mask"].sum()
     alone = torch.cat([layers.logits(model, text.collate([item], words)) for item in items])
     assert torch.allclose(together, alone, atol=1e-4)
-    assert layers.loss_on(model, items, words) == pytest.approx(layers.loss(model.eval(), batch).item(), abs=1e-6)
+    assert text.mean_loss(model, words, items) == pytest.approx(layers.loss(model.eval(), batch).item(), abs=1e-6)
 
 
 def test_a_deep_model_has_the_blocks_and_the_seed_decides() -> None:

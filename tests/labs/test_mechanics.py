@@ -86,5 +86,5 @@ def test_reviews_are_short_and_single_words_do_not_tell_the_label() -> None:
 
 
 def test_full_fine_tuning_trains_everything_where_there_is_room() -> None:
-    model = mechanics.full_finetune(text.base_model()[0].requires_grad_(False))
+    model = text.full_finetune(text.base_model()[0].requires_grad_(False))
     assert all(p.requires_grad for p in model.parameters())

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 import torch
 from scipy import ndimage
-from torch import Tensor
+from torch import Tensor, nn
 
 from course.labs import LabStop, files, vision
 from course.labs.pretrain import unet, vit
 from course.labs.training import fit
 from tests.conftest import ROOT
+from tests.labs.helpers import blended
 from tests.loading import load
 
 
@@ -232,7 +233,7 @@ def test_a_style_changes_what_is_drawn_and_blends_by_week_9s_class() -> None:
     plain = vision.studio().sample(subjects)
     drawn, studio, adapted = style("inverted", "attention")
     assert vision.brightness(plain).mean() < 0 < vision.brightness(drawn).mean()
-    taken = vision.factors(adapted)
+    taken = blended(adapted)
     adapted.unload()
     assert torch.equal(studio.sample(subjects), plain)
     blender = week9().StyleBlender(studio.unet, {"inverted": taken})
@@ -253,7 +254,8 @@ def test_a_slanted_style_over_attention_and_convolutions_leans() -> None:
 def test_convolutions_take_week_9s_layers() -> None:
     studio = vision.studio()
     plain = studio.sample([3], 5)
-    names = vision.convolutions(studio.unet)
+    convs = [name for name, module in studio.unet.named_modules() if isinstance(module, nn.Conv2d)]
+    names = [name for name in convs if name.endswith((".conv1", ".conv2"))]
     for name in names:
         studio.unet.set_submodule(name, week9().LoRAConv2d(studio.unet.get_submodule(name), 4, 8))
     assert len(names) > 8 and torch.allclose(studio.sample([3], 5), plain, atol=1e-4)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +12,7 @@ import torch
 from course.labs import LabStop, vision
 from course.labs.training import fit
 from tests.conftest import ROOT
+from tests.labs.helpers import blended, stops_without_a_hub
 from tests.loading import load
 
 
@@ -130,7 +128,7 @@ def test_sdxl_trains_a_step_of_a_style_and_samples_by_the_same_calls() -> None:
     adapted = vision.lora(studio.unet, 2, 4, "attention")
     history = studio.train_style("inverted", 1, 1e-2, count=2, batch=2, loss=week9.diffusion_loss, log=False)
     assert len(history.loss) == 1 and history.grad_norm[0] > 0
-    taken = vision.factors(adapted)
+    taken = blended(adapted)
     assert any(factors["lora_B"].abs().max() > 0 for factors in taken.values())
     drawn = studio.sample(studio.subjects[:3], 2, seed=1)
     assert not torch.equal(drawn, plain)
@@ -183,23 +181,8 @@ def test_a_folder_that_holds_no_model_stops_with_one_line(tmp_path: Path, monkey
 
 
 def test_without_a_hub_every_call_stops_with_one_line_that_says_what_to_set(tmp_path: Path) -> None:
-    code = """
-from course.labs import LabStop, vision
-calls = [("VIT", vision.classifier), ("VIT", vision.fresh), ("SDXL", vision.studio), ("MNIST", lambda: vision.digits("train"))]
-for name, call in calls:
-    try:
-        call()
-    except LabStop as stop:
-        print(name, f"LAB_{name}" in str(stop), stop)
-"""
-    clean = {key: value for key, value in os.environ.items() if not key.startswith(("LAB_", "HF_"))}
-    offline = {
-        "HF_HUB_OFFLINE": "1",
-        "HF_HOME": str(tmp_path),
-        "LAB_PROFILE": "full",
-        "LAB_DEVICE": "cpu",
-        "PYTHONPATH": str(ROOT),
-    }
-    out = subprocess.run([sys.executable, "-c", code], env=clean | offline, capture_output=True, text=True, check=True).stdout
-    lines = out.strip().splitlines()
-    assert len(lines) == 4 and all(line.split()[1] == "True" for line in lines), out
+    calls = (
+        '[("VIT", vision.classifier), ("VIT", vision.fresh), ("SDXL", vision.studio), ("MNIST", lambda: vision.digits("train"))]'
+    )
+    lines = stops_without_a_hub("vision", calls, tmp_path)
+    assert len(lines) == 4 and all(line.split()[1] == "True" for line in lines), lines

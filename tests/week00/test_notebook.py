@@ -7,12 +7,6 @@ from typing import Any
 import pytest
 
 from course.labs import selfcheck
-from tests.notebooks import executed
-
-
-@pytest.fixture
-def records() -> dict[str, dict[str, Any]]:
-    return executed(0).records
 
 
 def test_every_exercise_is_asked_and_the_references_are_right(records: dict[str, dict[str, Any]]) -> None:

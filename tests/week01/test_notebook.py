@@ -6,13 +6,6 @@ from typing import Any
 
 import pytest
 
-from tests.notebooks import executed
-
-
-@pytest.fixture
-def records() -> dict[str, dict[str, Any]]:
-    return executed(1).records
-
 
 def test_what_fits_into_80_gb(records: dict[str, dict[str, Any]]) -> None:
     tables = records["tables"]

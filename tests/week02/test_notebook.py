@@ -6,13 +6,6 @@ from typing import Any
 
 import pytest
 
-from tests.notebooks import executed
-
-
-@pytest.fixture
-def records() -> dict[str, dict[str, Any]]:
-    return executed(2).records
-
 
 def test_the_spectrum_decides_what_rank_8_of_10_costs(records: dict[str, dict[str, Any]]) -> None:
     errors = records["rank10"]["errors"]

@@ -2,18 +2,9 @@
 
 from __future__ import annotations
 
+from statistics import mean
+
 import pytest
-
-from tests.notebooks import executed
-
-
-def mean(values: list[float]) -> float:
-    return sum(values) / len(values)
-
-
-@pytest.fixture(scope="module")
-def records() -> dict[str, dict]:
-    return executed(3).records
 
 
 def test_a_step_moves_factors_only_and_the_first_one_b_only(records):

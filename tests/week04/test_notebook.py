@@ -4,13 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from tests.notebooks import executed
-
-
-@pytest.fixture(scope="module")
-def records() -> dict[str, dict]:
-    return executed(4).records
-
 
 def test_wrapping_by_hand_keeps_the_function_and_leaves_most_of_the_model_trainable(records):
     wrap = records["wrap"]

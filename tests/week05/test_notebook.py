@@ -3,21 +3,9 @@
 from __future__ import annotations
 
 import itertools
-
-import pytest
-
-from tests.notebooks import executed
+from statistics import mean
 
 PLAIN, THEIRS, YOURS = "base as it is", "4 bits, bitsandbytes and peft", "4 bits, your QLoRALinear"
-
-
-def mean(values: list[float]) -> float:
-    return sum(values) / len(values)
-
-
-@pytest.fixture(scope="module")
-def records() -> dict[str, dict]:
-    return executed(5).records
 
 
 def test_codes_differ_from_those_of_bitsandbytes_at_ties_only(records):

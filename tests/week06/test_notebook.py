@@ -3,19 +3,9 @@
 from __future__ import annotations
 
 import itertools
+from statistics import mean
 
 import pytest
-
-from tests.notebooks import executed
-
-
-def mean(values: list[float]) -> float:
-    return sum(values) / len(values)
-
-
-@pytest.fixture(scope="module")
-def records() -> dict[str, dict]:
-    return executed(6).records
 
 
 def test_perplexity_does_not_depend_on_batches_but_a_mean_of_perplexities_does(records):

@@ -7,13 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.notebooks import executed
-
-
-@pytest.fixture(scope="module")
-def records() -> dict[str, dict[str, Any]]:
-    return executed(7).records
-
 
 def test_one_lora_leaves_what_the_mean_of_two_updates_leaves_and_a_router_nothing(records: dict[str, dict[str, Any]]) -> None:
     found = records["overlap"]

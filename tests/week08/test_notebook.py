@@ -4,13 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from tests.notebooks import executed
-
-
-@pytest.fixture(scope="module")
-def records() -> dict:
-    return executed(8).records
-
 
 def test_the_bot_learns_its_lessons(records: dict) -> None:
     assert records["chatbot"]["after"] > records["chatbot"]["before"] + 0.25

@@ -14,12 +14,6 @@ from autograder.judge import answers
 from autograder.manifest import Course
 from tests.conftest import ROOT
 from tests.loading import load
-from tests.notebooks import executed
-
-
-@pytest.fixture(scope="module")
-def records() -> dict[str, dict[str, Any]]:
-    return executed(9).records
 
 
 def test_adapters_with_b_zero_change_nothing(records: dict[str, dict[str, Any]]) -> None:

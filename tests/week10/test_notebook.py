@@ -12,12 +12,6 @@ from autograder.manifest import Course
 from course.labs import vetting
 from tests.conftest import ROOT
 from tests.loading import load
-from tests.notebooks import executed
-
-
-@pytest.fixture(scope="module")
-def records() -> dict[str, dict[str, Any]]:
-    return executed(10).records
 
 
 def test_the_adapter_is_worth_having(records: dict[str, dict[str, Any]]) -> None:

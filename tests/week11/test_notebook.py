@@ -2,18 +2,7 @@
 
 from __future__ import annotations
 
-import pytest
-
-from tests.notebooks import executed
-
-
-@pytest.fixture(scope="module")
-def records() -> dict:
-    return executed(11).records
-
-
-def mean(values: list[float]) -> float:
-    return sum(values) / len(values)
+from statistics import mean
 
 
 def own(records: dict) -> list[float]:

@@ -7,13 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.notebooks import executed
-
-
-@pytest.fixture(scope="module")
-def records() -> dict[str, dict[str, Any]]:
-    return executed(12).records
-
 
 def test_five_seeds_can_never_be_significant_and_six_can(records: dict[str, dict[str, Any]]) -> None:
     least = dict(zip(records["least"]["n"], records["least"]["p"], strict=True))

@@ -52,8 +52,7 @@ def quality() -> dict[str, float]:
     200 documents."""
     model, words = text.base_model()
     scores = {task: text.exact_match(model, words, text.examples(task, 200, part="test")) for task in corpus.TASKS}
-    with torch.no_grad():
-        loss = model(**text.collate(text.documents(200), words)).loss.item()
+    loss = text.mean_loss(model, words, text.documents(200))
     whole = {"parameters": float(model.num_parameters()), "exact match": sum(scores.values()) / len(scores)}
     return whole | scores | {"document perplexity": math.exp(loss)}
 

@@ -285,7 +285,7 @@ labs.record("targets", spent=list(spent.values()), loss=losses, accuracy={target
 # %%
 others = {
     "adapter": (lambda seed: mechanics.bottleneck(text.base_model()[0], sizes.adapter_size, seed), sizes.adapter_rate),
-    "full": (lambda seed: mechanics.full_finetune(text.base_model()[0]), sizes.full_rate),
+    "full": (lambda seed: text.full_finetune(text.base_model()[0]), sizes.full_rate),
 }
 by_count = {
     "LoRA": [[lora_run(sizes.rank, "all", rate, n, sizes.count_steps, seed)[0] for n in sizes.counts] for seed in sizes.seeds]

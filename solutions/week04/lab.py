@@ -310,15 +310,15 @@ def lora_layers(model):
 half = sizes.steps // 2
 growing = injected(sizes.small, 2 * sizes.small)
 first = fit(growing, "growing-1", steps=half).loss
-small_loss = layers.loss_on(growing, held_out, tokenizer)
+small_loss = text.mean_loss(growing, tokenizer, held_out)
 for layer in lora_layers(growing):
     layer.set_rank(sizes.large)
-grown_loss = layers.loss_on(growing, held_out, tokenizer)
+grown_loss = text.mean_loss(growing, tokenizer, held_out)
 
 wrong = copy.deepcopy(growing)
 for layer in lora_layers(wrong):
     layer.lora_B.data *= sizes.small / sizes.large  # what comes of forgetting the factor r' / r
-wrong_loss = layers.loss_on(wrong, held_out, tokenizer)
+wrong_loss = text.mean_loss(wrong, tokenizer, held_out)
 print(f"held-out loss before {small_loss:.4f}, after growing {grown_loss:.4f} (you predicted: {predicted_growth})")
 print(f"without the factor it would be {wrong_loss:.4f}")
 # %%
@@ -335,8 +335,8 @@ plots.show(
     fig,
     alt="Three falling loss curves; the one whose rank grows half-way follows the small rank first and then falls below it, without a jump.",
 )
-losses = {"small": layers.loss_on(small, held_out, tokenizer), "grown": layers.loss_on(growing, held_out, tokenizer)}
-losses["large"] = layers.loss_on(large, held_out, tokenizer)
+losses = {"small": text.mean_loss(small, tokenizer, held_out), "grown": text.mean_loss(growing, tokenizer, held_out)}
+losses["large"] = text.mean_loss(large, tokenizer, held_out)
 print("held-out loss at the end:", {name: round(loss, 3) for name, loss in losses.items()})
 labs.record("growing", before=small_loss, after=grown_loss, wrong=wrong_loss, **losses)
 # %% [markdown] lang="en"
@@ -354,8 +354,8 @@ for rank in kept_ranks:
         layer.set_rank(rank)
     for layer in lora_layers(naive):
         layer.lora_B.data[:, rank:] = 0
-    shrunk["best approximation"].append(layers.loss_on(best, held_out, tokenizer))
-    shrunk["first columns"].append(layers.loss_on(naive, held_out, tokenizer))
+    shrunk["best approximation"].append(text.mean_loss(best, tokenizer, held_out))
+    shrunk["first columns"].append(text.mean_loss(naive, tokenizer, held_out))
 
 fig = plots.lines(
     kept_ranks,
@@ -406,7 +406,7 @@ for seed in sizes.seeds:
         for lr in sizes.rates:
             model = injected(sizes.rank, sizes.alpha, seed)
             fit(model, f"ratio-{lam:g}/rate-{lr:g}/seed-{seed}", lr, sizes.sweep_steps, groups(model, lr, lam), seed)
-            row.append(layers.loss_on(model, held_out, tokenizer))
+            row.append(text.mean_loss(model, tokenizer, held_out))
         sweep[name].append(row)
 # %%
 means = {name: plots.spread(runs)[0] for name, runs in sweep.items()}

@@ -452,11 +452,8 @@ def aggregate(clients):
     return ways
 
 
-@torch.no_grad()
 def task_loss(model, task):
-    batch = text.collate(text.examples(task, 100, part="test"), tokenizer)
-    place = next(model.parameters()).device
-    return model(**{name: tensor.to(place) for name, tensor in batch.items()}).loss.item()
+    return text.mean_loss(model, tokenizer, text.examples(task, 100, part="test"))
 
 
 base, tokenizer = text.base_model()
