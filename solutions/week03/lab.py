@@ -195,7 +195,7 @@ def lora_run(rank, targets, lr, count=sizes.examples, steps=sizes.steps, seed=0)
     """Accuracy on held-out reviews, training loss at the end, loss on the old tasks. Equal calls train once."""
     tuned = with_lora(rank, targets, seed)
     run = learn(tuned, lr, f"lora {targets} rank {rank} rate {lr:g} reviews {count} seed {seed}", count, steps, seed)
-    return score(tuned), run.final_loss, layers.loss_on(tuned, old_tasks, tokenizer)
+    return score(tuned), run.final_loss, text.mean_loss(tuned, tokenizer, old_tasks)
 
 
 by_rate = {lr: lora_run(sizes.rank, "all", lr)[0] for lr in sizes.rates}
@@ -493,7 +493,7 @@ for name, rank, targets in (("low", 1, "qv"), ("high", 8, "all")):
     speaker = with_lora(rank, targets)
     batches = text.length_batches(style, tokenizer, sizes.batch)
     training.fit(speaker, batches, sizes.steps, rate, name=f"week03/pirate {name}", warmup=5, schedule="cosine")
-    matched, loss = text.exact_match(speaker, tokenizer, asked), layers.loss_on(speaker, asked, tokenizer)
+    matched, loss = text.exact_match(speaker, tokenizer, asked), text.mean_loss(speaker, tokenizer, asked)
     by_style[name] = (matched, loss)
     said = text.replies(speaker, tokenizer, [asked[0].prompt])[0]
     print(f"rank {rank} on {targets}: exact match {matched:.2f}, loss {loss:.2f}; {asked[0].prompt!r} -> {said!r}")
