@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from autograder import UserError
 from autograder.manifest import Course, ManifestError, Task, Week, load
@@ -106,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     grade.add_argument("--seed", type=int, help="reproduces a run; by default secret, kept in DIR/run.json")
     grade.add_argument("--jobs", type=int, help="judges at the same time (default: one a core)")
     grade.add_argument("--isolation", choices=("bwrap", "process"), help="bwrap (default), or process: reduced isolation")
+    grade.add_argument("--notebooks", action="store_true", help="run the lab's notebooks as well, and score their answers")
     grade.add_argument("--quiet", action="store_true", help="no progress bar and no table")
     grade.set_defaults(run=_grade)
 
@@ -147,6 +148,27 @@ def _parser() -> argparse.ArgumentParser:
     release.add_argument("--quiet", action="store_true", help="no progress bar")
     release.set_defaults(run=_release)
 
+    nbgrader = commands.add_parser(
+        "nbgrader",
+        help="make a course folder for nbgrader",
+        description="Writes a folder in which nbgrader's own commands and formgrader run the course, with this grader's scores:\n"
+        "  cd DIR\n"
+        "  nbgrader generate_assignment week04     then release_assignment, or give students `autograder release`\n"
+        "  nbgrader zip_collect week04             from downloaded/week04/archive/<student>.zip; or nbgrader collect\n"
+        "  nbgrader autograde week04               judged in the sandbox; again after a change, and only that is graded again\n"
+        "  jupyter lab                             formgrader: code review and written answers\n"
+        "  nbgrader generate_feedback week04\n"
+        "Run it again after an update of the course: gradebook, submissions and your nbgrader_local.py stay as they are.\n"
+        "Details: docs/nbgrader.md.",
+        formatter_class=formatter,
+    )
+    nbgrader.add_argument("folder", metavar="DIR", type=Path, help="a new folder, or one that this command made")
+    nbgrader.add_argument("--week", type=int, action="append", help="only this week; again for more (default: all)")
+    nbgrader.add_argument("--lang", choices=("en", "zh"), default="en", help="of notebooks and pages (default en)")
+    nbgrader.add_argument("--db", metavar="URL", help="of the gradebook (default: SQLite, DIR/gradebook.db)")
+    nbgrader.add_argument("--isolation", choices=("bwrap", "process"), default="bwrap", help="of the judge (default bwrap)")
+    nbgrader.set_defaults(run=_nbgrader)
+
     build = commands.add_parser(
         "build",
         help="make stubs, notebooks and syllabus from their sources",
@@ -171,7 +193,50 @@ def _parser() -> argparse.ArgumentParser:
     selftest.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)")
     selftest.add_argument("--quiet", action="store_true", help="no progress bar")
     selftest.set_defaults(run=_selftest)
+    _add_review_commands(commands, formatter)
     return parser
+
+
+def _add_review_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser], formatter: Any) -> None:
+    similar = commands.add_parser(
+        "similar",
+        help="list submissions that share more code than independent answers do",
+        description="Compares every two submissions of a week, and each with the reference and with earlier years, and writes\n"
+        "  DIR/similar.jsonl   one pair a line, the most alike first\n"
+        "  DIR/similar.html    the pairs side by side, with what they share marked\n"
+        "Renaming, reordering, comments, layout and the stub make no difference. A pair is a reason to read both files and to\n"
+        "talk to the students; it is no proof. It changes no score.",
+        formatter_class=formatter,
+    )
+    similar.add_argument("submissions", metavar="SUBMISSIONS", type=Path, help="the folder with one folder a student")
+    similar.add_argument("--week", type=int, required=True, help="the week to compare")
+    similar.add_argument("--out", metavar="DIR", type=Path, required=True, help="where the list and the page go")
+    similar.add_argument("--against", metavar="DIR", type=Path, action="append", default=[], help="an earlier year's; may repeat")
+    similar.add_argument("--groups", metavar="CSV", type=Path, help="columns group,student: a team is not compared within")
+    similar.add_argument("--threshold", type=float, help="share from 0 to 1 (default: from the bank's independent answers)")
+    similar.add_argument("--lang", choices=("en", "zh"), default="en", help="the page's language (default en)")
+    similar.set_defaults(run=_similar)
+
+
+def _similar(arguments: argparse.Namespace) -> int:
+    week = load().week(arguments.week)
+    if not week.tasks:
+        raise UsageError(f"week {week.number} has no tasks yet")
+    if arguments.threshold is not None and not 0 < arguments.threshold <= 1:
+        raise UsageError("--threshold is a share above 0 and up to 1, such as 0.5")
+    from autograder import similar
+    from autograder.intake import clean
+
+    report = similar.run(
+        arguments.submissions, week, arguments.out, arguments.against, arguments.groups, arguments.lang, arguments.threshold
+    )
+    if report.threshold is None:
+        print(f"week {week.number} is too short to tell: independent answers look alike; nothing is listed")
+    for pair in report.pairs[:50]:
+        print(f"{pair.score:5.0%}  {clean(pair.first)}  {clean(pair.second)}")
+    print(f"{len(report.pairs)} pairs of {report.compared} submissions; {len(report.short)} too short to tell")
+    print(arguments.out / "similar.html")
+    return 0
 
 
 def _check(arguments: argparse.Namespace) -> int:
@@ -244,7 +309,29 @@ def _grade(arguments: argparse.Namespace) -> int:
     classreport.write(arguments.out, course)
     if not arguments.quiet:
         print_class(summary, week, arguments.out)
-    return 1 if any(r["status"] == "ungraded" for r in summary.results) else 0
+    ungraded = any(r["status"] == "ungraded" for r in summary.results)
+    return 1 if (_grade_notebooks(arguments, week, course) if arguments.notebooks else False) or ungraded else 0
+
+
+def _grade_notebooks(arguments: argparse.Namespace, week: Week, course: Course) -> bool:
+    """Run and score the notebooks; whether any is ungraded."""
+    from tqdm import tqdm
+
+    from autograder import labrun
+
+    with tqdm(unit=" notebook", desc=f"week {week.number}", disable=arguments.quiet) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        isolation = arguments.isolation or "bwrap"
+        lines = labrun.grade(
+            arguments.submissions, week, arguments.out, course, jobs=arguments.jobs, isolation=isolation, progress=progress
+        )
+    if not arguments.quiet:
+        print("\n".join(labrun.progress_lines(lines)))
+    return any(line["status"] == "ungraded" for line in lines)
 
 
 def _report(arguments: argparse.Namespace) -> int:
@@ -286,6 +373,21 @@ def _release(arguments: argparse.Namespace) -> int:
     with tqdm(total=len(weeks), unit=" week", desc="recording", disable=arguments.quiet, leave=False) as bar:
         count = release.write(arguments.out, course, weeks, lambda done, total: bar.update(done - bar.n), arguments.jobs)
     print(f"{count} files in {arguments.out}, without solutions, mutants or keys")
+    return 0
+
+
+def _nbgrader(arguments: argparse.Namespace) -> int:
+    course = load()
+    from autograder import nbcourse
+
+    weeks = (
+        [w for w in course.weeks if w.tasks] if arguments.week is None else [course.week(n) for n in sorted(set(arguments.week))]
+    )
+    if lacking := [week.number for week in weeks if not week.tasks]:
+        raise UsageError(f"week {lacking[0]} has no tasks yet")
+    lines = nbcourse.write(arguments.folder, course, weeks, arguments.lang, arguments.db, arguments.isolation)
+    print("\n".join(lines))
+    print(f"next: cd {arguments.folder} && nbgrader generate_assignment {weeks[0].folder}")
     return 0
 
 

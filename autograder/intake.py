@@ -15,7 +15,8 @@ from autograder import UserError
 from autograder.manifest import Limits, Week
 
 _DEPTH = 4
-_IGNORED = {"__pycache__", ".ipynb_checkpoints", ".DS_Store", "__MACOSX", ".git"}
+# Notebooks are run by autograder/labrun.py, and timestamp.txt is nbgrader's: neither is a part of the code.
+_IGNORED = {"__pycache__", ".ipynb_checkpoints", ".DS_Store", "__MACOSX", ".git", "timestamp.txt"}
 
 
 class IntakeError(UserError):
@@ -116,7 +117,7 @@ def clean(text: str) -> str:
 
 
 def _hidden(name: str) -> bool:
-    return name.startswith(".") or name in _IGNORED
+    return name.startswith(".") or name in _IGNORED or name.endswith(".ipynb")
 
 
 def _walk(directory: int, prefix: str, depth: int) -> Iterator[tuple[str, str, int]]:

@@ -54,7 +54,9 @@ def _declared(names: list[str], *folders: str) -> None:
                 found.add(node.module.partition(".")[0])
     places = (ROOT / "autograder" / "bank", ROOT / "benchmarks")
     own = {"autograder", "course", "_pytest"} | {path.stem for place in places for path in place.rglob("*.py")}
-    declared = {normal(name) for name in names} | {"sklearn" for name in names if name == "scikit-learn"}
+    declared = {normal(name) for name in names} | {
+        module for module, name in (("sklearn", "scikit-learn"), ("zmq", "pyzmq")) if name in names
+    }
     assert {normal(name) for name in found - own - set(sys.stdlib_module_names)} <= declared
 
 

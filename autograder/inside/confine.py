@@ -155,8 +155,19 @@ def confine_files(readable: list[Path], writable: Path) -> bool:
     return True
 
 
-def filter_system_calls() -> None:
+# What a notebook's kernel needs besides, in namespaces with nothing else in them: its sockets, and child processes.
+_KERNEL = {
+    "fork", "vfork", "execve", "execveat", "socket", "socketpair", "connect", "bind", "pidfd_open", "pidfd_send_signal", "tkill",
+    "rt_sigqueueinfo", "rt_tgsigqueueinfo", "memfd_create", "sched_setaffinity", "setpriority",
+    "inotify_init1", "shmget", "semget",
+}  # fmt: skip
+_CLONE_NAMESPACES = 0x7E02_0080
+
+
+def filter_system_calls(kernel: bool = False) -> None:
     """A seccomp filter: no fork or exec, threads only; nothing in _DENIED; signals to this process only.
+
+    With `kernel`, for a Jupyter kernel in namespaces of its own: processes, sockets and signals among them, no new namespaces.
 
     Denied calls fail with EPERM, so that honest code that probes for a feature goes on; clone3 answers ENOSYS, so that
     libc falls back to clone, whose flags a filter can read.
@@ -177,14 +188,16 @@ def filter_system_calls() -> None:
         code += [op.pack(jump_ge, 0, 1, 0x4000_0000), op.pack(ret, 0, 0, kill)]
     code += [op.pack(jump_eq, 0, 1, _CLONE3[column]), op.pack(ret, 0, 0, deny | errno.ENOSYS)]
     # clone: only with CLONE_THREAD (argument 0 is the flags); kill, tgkill, prlimit64: only for this process.
+    refused, wanted = (1, _CLONE_NAMESPACES) if kernel else (0, _CLONE_THREAD)
     code += [
         op.pack(jump_eq, 0, 4, _CLONE[column]),
         op.pack(load, 0, 0, 16),
-        op.pack(jump_set, 1, 0, _CLONE_THREAD),
+        op.pack(jump_set, 1 - refused, refused, wanted),
         op.pack(ret, 0, 0, deny | errno.EPERM),
         op.pack(ret, 0, 0, allow),
     ]
-    for number, allowed in ((_KILL[column], [own]), (_TGKILL[column], [own]), (_PRLIMIT[column], [0, own])):
+    own_only = () if kernel else ((_KILL[column], [own]), (_TGKILL[column], [own]), (_PRLIMIT[column], [0, own]))
+    for number, allowed in own_only:
         code += [op.pack(jump_eq, 0, 3 + len(allowed), number), op.pack(load, 0, 0, 16)]
         code += [op.pack(jump_eq, len(allowed) - i, 0, pid) for i, pid in enumerate(allowed)]
         code += [op.pack(ret, 0, 0, deny | errno.EPERM), op.pack(ret, 0, 0, allow)]
@@ -196,8 +209,8 @@ def filter_system_calls() -> None:
         op.pack(ret, 0, 0, deny | errno.EPERM),
         op.pack(ret, 0, 0, allow),
     ]
-    for numbers in _DENIED.values():
-        if numbers[column] is not None:
+    for name, numbers in _DENIED.items():
+        if numbers[column] is not None and not (kernel and name in _KERNEL):
             code += [op.pack(jump_eq, 0, 1, numbers[column]), op.pack(ret, 0, 0, deny | errno.EPERM)]
     code += [op.pack(ret, 0, 0, allow)]
 

@@ -58,11 +58,15 @@ def read(path: Path) -> dict[str, Any]:
     if path.stat().st_size > MAX_BYTES:
         raise UnreadableNotebook(f"{path.name} is larger than {MAX_BYTES >> 20} MiB: clear its outputs and run it again")
     try:
-        cells = json.loads(path.read_bytes())["cells"]
-        outputs = [output for cell in cells if cell["cell_type"] == "code" for output in cell["outputs"]]
-        found = [output["data"][MIME] for output in outputs if MIME in output.get("data", {})]
+        return of(json.loads(path.read_bytes()))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UnreadableNotebook(f"{path.name} is not a Jupyter notebook") from None
+
+
+def of(notebook: Any) -> dict[str, Any]:
+    """The last answer to each question in the outputs of a notebook that is already JSON, by question id."""
+    outputs = [output for cell in notebook["cells"] if cell["cell_type"] == "code" for output in cell["outputs"]]
+    found = [output["data"][MIME] for output in outputs if MIME in output.get("data", {})]
     answers = [item for item in found if isinstance(item, dict) and item.get("kind") == "answer"]
     return {item["id"]: item.get("value") for item in answers if isinstance(item.get("id"), str)}
 

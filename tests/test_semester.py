@@ -1,0 +1,108 @@
+"""Two weeks of a small class from the released assignment to marks and exports, by the commands that an instructor types."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from nbconvert.exporters import HTMLExporter
+from nbgrader.api import Gradebook
+
+from autograder import nbcourse
+from autograder.manifest import Course
+from tests import semester
+from tests.semester import ATTACKER, run
+from tests.test_sanitise import assert_inert
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory, course: Course) -> Path:
+    folder = semester.prepare(tmp_path_factory.mktemp("semester") / "course", course)
+    for number in semester.WEEKS:
+        run(folder, "nbgrader", "release_assignment", f"week{number:02d}")
+        run(folder, "nbgrader", "autograde", f"week{number:02d}")
+    return folder
+
+
+def grades(root: Path, week: int, student: str) -> dict[str, Any]:
+    """(auto, manual, waits for a TA) of each cell of a submission."""
+    with Gradebook(nbcourse.database(root)) as book:
+        submission = book.find_submission(f"week{week:02d}", student)
+        return {
+            f"{notebook.name}/{grade.name}": (grade.auto_score, grade.manual_score, grade.needs_manual_grade)
+            for notebook in submission.notebooks
+            for grade in notebook.grades
+        }
+
+
+def test_the_release_has_no_answer(root: Path, course: Course) -> None:
+    for number in semester.WEEKS:
+        week = course.week(number)
+        place = root / "exchange" / "lora" / "outbound" / week.folder
+        assert sorted(path.name for path in place.iterdir()) == sorted(["code.ipynb", f"{week.folder}.ipynb", week.stub])
+        assert (place / week.stub).read_bytes() == (semester.ROOT / "exercises" / week.folder / week.stub).read_bytes()
+
+
+def test_everybody_gets_what_they_earned(root: Path, course: Course) -> None:
+    for number in semester.WEEKS:
+        week = course.week(number)
+        auto = {f"code/{nbcourse.grade_id(task.id)}": task.points for task in week.core}
+        lab = {f"{week.folder}/{q.grade_id}": q.points for q in week.questions if not q.written}
+        waits = {"code/review", *(f"{week.folder}/{q.grade_id}" for q in week.questions if q.written)}
+        for student, code, answers in (("ada", 1, 1), ("=cmd, Jr.", 1, 0), (ATTACKER, 0, 0)):
+            found = grades(root, number, student)
+            assert {name: found[name][0] for name in auto} == {name: points * code for name, points in auto.items()}, student
+            assert {name: found[name][0] for name in lab} == {name: points * answers for name, points in lab.items()}, student
+            assert {name for name, (_, _, needs) in found.items() if needs} == waits
+    assert not [score for score, _, _ in grades(root, 2, "王小明").values() if score]
+    rows = {(row["assignment"], row["student_id"]): row["score"] for row in semester.rows(root)}
+    # nbgrader lists who handed nothing in as well; a name that a spreadsheet would run has an apostrophe.
+    assert len(rows) == 8 and rows["week04", "王小明"] == "0.0"
+    assert rows["week04", "'=cmd, Jr."] == "70.0" and rows["week04", "ada"] == "80.0" and rows["week04", ATTACKER] == "0.0"
+
+
+def test_nothing_of_the_attacker_is_outside_its_folder(root: Path) -> None:
+    for path in root.rglob("*"):
+        if path.is_file() and path.stat().st_size < 1 << 20 and ATTACKER not in str(path.relative_to(root)):
+            assert b"forged" not in path.read_bytes(), path
+    assert not list(root.rglob("x.py"))
+
+
+def test_what_a_ta_opens_is_inert(root: Path) -> None:
+    paths = sorted((root / "autograded" / ATTACKER).rglob("*.ipynb"))
+    assert len(paths) == 4
+    for path in paths:
+        page, _ = HTMLExporter(template_name="basic").from_filename(str(path))
+        assert "pwned" in page, "the payload is there, as text"
+        assert_inert(page)
+
+
+def test_grading_again_runs_nothing_again_and_keeps_the_tas_scores(root: Path) -> None:
+    with Gradebook(nbcourse.database(root)) as book:
+        grade = book.find_grade("review", "code", "week04", "ada")
+        grade.manual_score, grade.needs_manual_grade = 13, False
+        book.find_comment("review", "code", "week04", "ada").manual_comment = "Clear: **scaling** is computed once."
+        book.db.commit()
+    before = (root / "results/week04/results.jsonl").read_bytes(), (root / "results/week04/notebooks.jsonl").read_bytes()
+    run(root, "nbgrader", "autograde", "week04", "--force")
+    assert before == (
+        (root / "results/week04/results.jsonl").read_bytes(),
+        (root / "results/week04/notebooks.jsonl").read_bytes(),
+    )
+    assert grades(root, 4, "ada")["code/review"] == (None, 13, True)
+
+
+def test_feedback_has_the_review_and_nothing_for_the_staff(root: Path) -> None:
+    run(root, "nbgrader", "generate_feedback", "week04", "--force")
+    page = (root / "feedback/ada/week04/code.html").read_text(encoding="utf-8")
+    assert "<strong>scaling</strong> is computed once" in page and "13" in page
+    for other in ("王小明", "=cmd, Jr.", ATTACKER):
+        assert other not in page
+
+
+def test_a_student_is_graded_alone_and_a_mistake_is_one_line(root: Path) -> None:
+    run(root, "nbgrader", "autograde", "week02", "--student", "ada", "--force")
+    said = run(root, "nbgrader", "autograde", "week05", ok=False)
+    assert "there is no assignment 'week05'" in said or "is not in the gradebook" in said or "nothing was handed in" in said
+    assert "Traceback" not in said
