@@ -65,15 +65,17 @@ def enter_lab(book: Gradebook, week: Week, labs: Iterable[Mapping[str, Any]]) ->
 
 def _enter(book: Gradebook, week: Week, notebook: str, student: str, scores: Mapping[str, float], manual: Iterable[str]) -> None:
     try:
+        changed = False
         for name, score in scores.items():
             grade = book.find_grade(name, notebook, week.folder, student)
+            changed |= grade.auto_score is not None and grade.auto_score != score
+            # Where a TA overrode the judge, or reviewed another file, what is new has to be looked at again.
+            grade.needs_manual_grade = grade.manual_score is not None and (grade.needs_manual_grade or grade.auto_score != score)
             grade.auto_score = score
-            # A TA overrode the judge: what is new has to be looked at again, as nbgrader itself does it.
-            grade.needs_manual_grade = grade.manual_score is not None
         for name in manual:
             grade = book.find_grade(name, notebook, week.folder, student)
             grade.auto_score = None
-            grade.needs_manual_grade = True
+            grade.needs_manual_grade = changed or grade.manual_score is None
     except MissingEntry as error:
         book.db.rollback()
         raise GradebookError(f"{week.folder} of {student} does not fit the gradebook ({error}): autograde it first") from None

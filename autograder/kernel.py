@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -27,13 +27,15 @@ from jupyter_client.provisioning.factory import KernelProvisionerFactory
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 
 from autograder import sandbox
+from autograder.inside import confine
 from autograder.judge.runner import ROOT
 from autograder.manifest import Week
 
 NAME = "lora-graded-sandbox"
 LIMITS = {"cpu_seconds": 900, "memory_mib": 6144, "file_mib": 256}
 _TMP_MIB = 1024  # of each place that a notebook may write to; they are memory
-_SOCKETS_KIB = 256
+_MEMORY_MIB = 8192  # of all its processes together
+_CONNECTION, _ENTRIES = "connection.json", 32  # of the folder of the sockets
 _PROCESSES = 64  # a notebook that has more at once is ended
 _PLACE = "/lab"  # where the repository stands in the sandbox
 # What the lab library imports of the grader: the manifest's reader, and how a value is compared. No key is among them.
@@ -102,13 +104,13 @@ def manager(week: Week, files: dict[str, bytes], isolation: str = "bwrap") -> It
             command = [*_bwrap(week, sockets, own), *command]
         made = AsyncKernelManager(
             kernel_name=NAME, kernel_spec_manager=_Specs(command), transport="ipc", ip=str(sockets / "k"),
-            connection_file=str(sockets / "connection.json"),
+            connection_file=str(sockets / _CONNECTION),
         )  # fmt: skip
         yield made
         if made.provisioner is not None and getattr(made.provisioner, "process", None) is not None:
             _kill(made.provisioner.process.pid)  # type: ignore[attr-defined]
     finally:
-        shutil.rmtree(place, ignore_errors=True)
+        confine.remove_tree(place)
 
 
 class _Specs(KernelSpecManager):
@@ -172,14 +174,33 @@ def _bwrap(week: Week, sockets: Path, own: Path) -> list[str]:
 
 
 def _watch(pid: int, sockets: Path, done: threading.Event) -> None:
-    """End a sandbox that fills its sockets' folder, or has too many processes, which no limit counts in a user namespace."""
+    """End a sandbox with too many processes or too much memory, or with anything but sockets in the shared folder."""
     while not done.wait(0.2):
-        try:
-            sizes = [entry.stat(follow_symlinks=False).st_size for entry in os.scandir(sockets)]
-        except OSError:
-            continue  # between the listing and the asking something went
-        if len(_tree(pid)) > _PROCESSES or sum(sizes) > _SOCKETS_KIB << 10 or len(sizes) > 32:
+        tree = _tree(pid)
+        if len(tree) > _PROCESSES or sum(map(_resident, tree)) > _MEMORY_MIB << 20 or not _only_sockets(sockets):
             _kill(pid)
+
+
+def _resident(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError, ValueError):
+        return 0  # it ended meanwhile
+
+
+def _only_sockets(folder: Path) -> bool:
+    """The folder is the grader's disk: nothing that takes room may be in it, and it must stay readable."""
+    try:
+        entries = list(os.scandir(folder))
+    except OSError:
+        return False
+    for entry in entries[:_ENTRIES]:
+        with suppress(FileNotFoundError):
+            found = entry.stat(follow_symlinks=False)
+            small = entry.name == _CONNECTION and stat.S_ISREG(found.st_mode) and found.st_size < 1 << 14
+            if not small and not stat.S_ISSOCK(found.st_mode):
+                return False
+    return len(entries) <= _ENTRIES
 
 
 def _tree(pid: int) -> list[int]:

@@ -7,6 +7,7 @@ that process. `python -m autograder.labrun` is that process; it knows neither th
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -23,6 +24,7 @@ from typing import Any
 
 from autograder import UserError, intake, results
 from autograder.feedback import page_name
+from autograder.inside import confine
 from autograder.judge import answers
 from autograder.judge.runner import ROOT, reference_stub
 from autograder.manifest import Course, Week
@@ -75,7 +77,7 @@ def grade(
         pending = []
         for student, folder in folders:
             submission = intake.read(student, folder, week)
-            source = _read(folder / week.folder if (folder / week.folder).is_dir() else folder, week)
+            source = _read(folder, week)
             key = _key(week, submission.files, source, isolation)
             line = known.get(student, {})
             if line.get("key") == key and line["status"] == "graded" and (pages / _page(student)).is_file():
@@ -86,11 +88,20 @@ def grade(
         if canary and any(isinstance(source, bytes) for _, _, source, _ in pending):
             _canary(week, course, isolation)
         with ThreadPoolExecutor(jobs or os.cpu_count() or 1) as pool:
-            futures = [pool.submit(_one, week, pages, isolation, *job) for job in pending]
+            futures = {pool.submit(_one, week, pages, isolation, *job): job for job in pending}
+            again: list[Any] = []
             try:
                 for future in as_completed(futures):
-                    line = future.result()
-                    found[line["student"]] = line
+                    first = future.result()
+                    if first is None:
+                        again.append(futures[future])
+                        continue
+                    found[first["student"]] = first
+                    _write(out, [found[name] for name, _ in folders if name in found])
+                    progress(len(found), len(folders))
+                for student, files, source, key in again:  # alone
+                    second = _one(week, pages, isolation, student, files, source, key, last=True)
+                    found[student] = second or {}
                     _write(out, [found[name] for name, _ in folders if name in found])
                     progress(len(found), len(folders))
             except BaseException:
@@ -104,8 +115,17 @@ def grade(
     return lines
 
 
-def _one(week: Week, pages: Path, isolation: str, student: str, files: dict[str, bytes], source: bytes | str, key: str) -> Line:
-    """Run and score one notebook; what fails is tried once more, since a busy machine must cost nobody points."""
+def _one(
+    week: Week,
+    pages: Path,
+    isolation: str,
+    student: str,
+    files: dict[str, bytes],
+    source: bytes | str,
+    key: str,
+    last: bool = False,
+) -> Line | None:
+    """Run and score one notebook; None if it is to be run again, alone, since a busy machine must cost nobody points."""
     from autograder import sanitise
 
     start = time.perf_counter()
@@ -117,9 +137,12 @@ def _one(week: Week, pages: Path, isolation: str, student: str, files: dict[str,
     if isinstance(source, str):
         line["message"] = source
     else:
-        ran = run(week, files, source, isolation)
-        if ran["ours"] or ran["message"]:
+        try:
             ran = run(week, files, source, isolation)
+        except Exception as error:  # whatever it is, it must not end the class
+            ran = _stopped("") | {"ours": intake.clean(f"{type(error).__name__}: {error}")}
+        if not last and (ran["ours"] or ran["message"]):
+            return None
         made, line["message"] = ran["notebook"], ran["message"]
         if ran["ours"]:
             line |= {"status": "ungraded", "score": None, "message": f"the grader failed, not the submission ({ran['ours']})"}
@@ -150,7 +173,8 @@ def run(week: Week, files: dict[str, bytes], source: bytes, isolation: str) -> d
     Returns:
         "notebook" with its outputs, "message" for the student where it did not come to its end, "ours": why the grader failed.
     """
-    with tempfile.TemporaryDirectory(prefix="labrun-") as place:
+    place = tempfile.mkdtemp(prefix="labrun-")
+    try:
         job, answer = Path(place) / "job.json", Path(place) / "answer.json"
         own = {name: data.decode("latin-1") for name, data in files.items()}
         job.write_text(
@@ -183,6 +207,8 @@ def run(week: Week, files: dict[str, bytes], source: bytes, isolation: str) -> d
             if "SandboxError" in last:
                 return _stopped("") | {"ours": last.partition(": ")[2]}
             return _stopped(f"its kernel could not be talked to any more: {intake.clean(last)}")
+    finally:
+        confine.remove_tree(Path(place))
 
 
 def _stopped(message: str) -> dict[str, Any]:
@@ -216,10 +242,17 @@ def _canary(week: Week, course: Course, isolation: str) -> None:
 
 
 def _read(folder: Path, week: Week) -> bytes | str:
-    """The notebook's bytes, or why there are none, in one line for the student. Links are not followed."""
+    """The notebook's bytes, or why there are none, in one line for the student. Links are not followed, of folders either."""
     name = f"{week.folder}.ipynb"
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
-        fd = os.open(folder / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with contextlib.ExitStack() as stack:
+            place = os.open(folder, flags | os.O_DIRECTORY)
+            stack.callback(os.close, place)
+            if week.folder in os.listdir(place):
+                place = os.open(week.folder, flags | os.O_DIRECTORY, dir_fd=place)
+                stack.callback(os.close, place)
+            fd = os.open(name, flags, dir_fd=place)
     except FileNotFoundError:
         return f"{name} was not handed in"
     except OSError:
@@ -234,10 +267,20 @@ def _read(folder: Path, week: Week) -> bytes | str:
 
 
 def _key(week: Week, files: dict[str, bytes], source: bytes | str, isolation: str) -> str:
-    sha = hashlib.sha256(repr((SCHEMA, isolation, sorted(files), answers.key(week))).encode())
+    sha = hashlib.sha256(repr((SCHEMA, isolation, sorted(files), answers.key(week), week.questions, _library())).encode())
     for name in sorted(files):
         sha.update(hashlib.sha256(files[name]).digest())
     sha.update(source if isinstance(source, bytes) else source.encode())
+    return sha.hexdigest()
+
+
+@functools.cache
+def _library() -> str:
+    """sha256 over what a notebook runs on besides its own: the lab library and its data."""
+    sha = hashlib.sha256()
+    for path in sorted(path for path in (ROOT / "course").rglob("*") if path.is_file() and "__pycache__" not in path.parts):
+        if path.suffix not in (".md", ".pyc"):
+            sha.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
     return sha.hexdigest()
 
 

@@ -26,7 +26,7 @@ _MAGIC = {"image/png": b"\x89PNG\r\n\x1a\n", "image/jpeg": b"\xff\xd8\xff"}
 _ANSI = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?|.)?", re.DOTALL)
 _INVISIBLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
 _MACROS = re.compile(
-    r"\\(href|url|require|cssId|class|style|data|html\w*|includegraphics|unicode|def|newcommand|let)(?![a-zA-Z])"
+    r"\\(href|url|require|cssId|class|style|data|html\w*|includegraphics|unicode|mmlToken|action|toggle|texttip|tip|def|newcommand|let)(?![a-zA-Z])"
 )
 
 

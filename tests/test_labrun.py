@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,39 @@ def test_it_reaches_nothing(week: Week, tmp_path: Path, monkeypatch: pytest.Monk
     assert "HITS []" in text and "SECRET" not in text.replace("'SECRET'", "")
     assert text.count("No such file or directory") >= 2 and "Read-only file system" in text and "refused" in text.lower()
     assert "UNSHARE -1" in text and result["ours"] == ""
+
+
+def test_the_folder_of_the_sockets_holds_nothing_else_and_costs_nobody_anything(week: Week) -> None:
+    place = "import os, ipykernel\nos.chdir(os.path.dirname(ipykernel.get_connection_file()))\n"
+    deep = place + "for _ in range(1500):\n    os.mkdir('d')\n    os.chdir('d')\n"
+    closed = place + "open('x', 'wb').write(bytes(10**6))\nos.chmod('.', 0)\n"
+    for cell in (deep, closed):
+        before = set(Path(tempfile.gettempdir()).glob("lab*"))
+        result = ran(week, cell, "import time; time.sleep(30)")
+        assert "kernel died" in result["message"] and result["ours"] == ""
+        assert set(Path(tempfile.gettempdir()).glob("lab*")) <= before
+
+
+def test_a_linked_folder_is_nobodys_notebook(week: Week, tmp_path: Path) -> None:
+    hand_in(tmp_path, "alice", notebook("1"))
+    (tmp_path / "bob").mkdir()
+    os.symlink(tmp_path / "alice/week04", tmp_path / "bob/week04")
+    assert labrun._read(tmp_path / "bob", week) == "week04.ipynb cannot be read: hand in the file itself"
+    assert isinstance(labrun._read(tmp_path / "alice", week), bytes)
+
+
+def test_a_failure_of_ours_is_ungraded_and_ends_no_class(
+    week: Week, tmp_path: Path, course: Course, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b"):
+        hand_in(tmp_path / "class", name, notebook("1"))
+
+    def run(week: Week, files: dict[str, bytes], source: bytes, isolation: str) -> dict[str, Any]:
+        raise RecursionError("deep")
+
+    monkeypatch.setattr(labrun, "run", run)
+    lines = labrun.grade(tmp_path / "class", week, tmp_path / "out", course, canary=False)
+    assert [(line["status"], line["score"]) for line in lines] == [("ungraded", None)] * 2
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,7 @@ def test_grading_again_runs_nothing_again_and_keeps_the_tas_scores(root: Path) -
         (root / "results/week04/results.jsonl").read_bytes(),
         (root / "results/week04/notebooks.jsonl").read_bytes(),
     )
-    assert grades(root, 4, "ada")["code/review"] == (None, 13, True)
+    assert grades(root, 4, "ada")["code/review"] == (None, 13, False)
 
 
 def test_feedback_has_the_review_and_nothing_for_the_staff(root: Path) -> None:

@@ -31,10 +31,11 @@ class Page:
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
         self._count += 1
-        self._socket.send(json.dumps({"id": self._count, "method": method, "params": params}))
+        own = self._count
+        self._socket.send(json.dumps({"id": own, "method": method, "params": params}))
         while True:
             message = json.loads(self._socket.recv())
-            if message.get("id") == self._count:
+            if message.get("id") == own:
                 assert "error" not in message, f"{method}: {message}"
                 result: dict[str, Any] = message["result"]
                 return result
@@ -46,8 +47,18 @@ class Page:
                 self.logs.append(f"{text} {rest.get('url', '')}")
             case {"method": "Runtime.exceptionThrown", "params": {"exceptionDetails": details}}:
                 self.logs.append(json.dumps(details)[:400])
+            case {"method": "Fetch.requestPaused", "params": {"requestId": request}}:
+                headers = [{"name": "Content-Type", "value": "text/javascript"}]
+                answer = {"requestId": request, "responseCode": 200, "responseHeaders": headers, "body": self._stub}
+                self._count += 1
+                self._socket.send(json.dumps({"id": self._count, "method": "Fetch.fulfillRequest", "params": answer}))
             case {"method": "Page.javascriptDialogOpening"}:
                 raise AssertionError("a dialog was opened")
+
+    def stub(self, pattern: str, script: str) -> None:
+        """Answer requests of this pattern with a script."""
+        self._stub = base64.b64encode(script.encode()).decode()
+        self.call("Fetch.enable", patterns=[{"urlPattern": pattern}])
 
     def open(self, url: str) -> None:
         self.call("Page.navigate", url=url)
