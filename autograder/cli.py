@@ -310,7 +310,9 @@ def _grade(arguments: argparse.Namespace) -> int:
     if not arguments.quiet:
         print_class(summary, week, arguments.out)
     ungraded = any(r["status"] == "ungraded" for r in summary.results)
-    return 1 if (_grade_notebooks(arguments, week, course) if arguments.notebooks else False) or ungraded else 0
+    if arguments.notebooks:
+        ungraded |= _grade_notebooks(arguments, week, course)
+    return 1 if ungraded else 0
 
 
 def _grade_notebooks(arguments: argparse.Namespace, week: Week, course: Course) -> bool:
@@ -359,13 +361,9 @@ def _sample(arguments: argparse.Namespace) -> int:
 
 def _release(arguments: argparse.Namespace) -> int:
     course = load()
-    weeks = (
-        [w for w in course.weeks if w.tasks] if arguments.week is None else [course.week(n) for n in sorted(set(arguments.week))]
-    )
+    weeks = _weeks(course, arguments.week)
     if arguments.jobs < 1:
         raise UsageError("--jobs must be at least 1")
-    if lacking := [week.number for week in weeks if not week.tasks]:
-        raise UsageError(f"week {lacking[0]} has no tasks yet")
     from tqdm import tqdm
 
     from autograder import release
@@ -380,11 +378,7 @@ def _nbgrader(arguments: argparse.Namespace) -> int:
     course = load()
     from autograder import nbcourse
 
-    weeks = (
-        [w for w in course.weeks if w.tasks] if arguments.week is None else [course.week(n) for n in sorted(set(arguments.week))]
-    )
-    if lacking := [week.number for week in weeks if not week.tasks]:
-        raise UsageError(f"week {lacking[0]} has no tasks yet")
+    weeks = _weeks(course, arguments.week)
     lines = nbcourse.write(arguments.folder, course, weeks, arguments.lang, arguments.db, arguments.isolation)
     print("\n".join(lines))
     print(f"next: cd {arguments.folder} && nbgrader generate_assignment {weeks[0].folder}")
@@ -431,6 +425,14 @@ def _selftest(arguments: argparse.Namespace) -> int:
         print("\n".join(report.lines()))
         mend += len(report.problems)
     return 1 if mend else 0
+
+
+def _weeks(course: Course, numbers: Sequence[int] | None) -> list[Week]:
+    """The weeks of these numbers, or all that have tasks."""
+    weeks = [w for w in course.weeks if w.tasks] if numbers is None else [course.week(n) for n in sorted(set(numbers))]
+    if lacking := [week.number for week in weeks if not week.tasks]:
+        raise UsageError(f"week {lacking[0]} has no tasks yet")
+    return weeks
 
 
 def _what(course: Course, text: str) -> tuple[Week, list[Task]]:

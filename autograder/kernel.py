@@ -141,26 +141,10 @@ def _bwrap(week: Week, sockets: Path, own: Path) -> list[str]:
     command = ["bwrap", "--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL", "--clearenv"]
     for name, value in environment.items():
         command += ["--setenv", name, value]
-    command += [
-        "--proc",
-        "/proc",
-        "--dev",
-        "/dev",
-        "--size",
-        str(_TMP_MIB << 19),
-        "--tmpfs",
-        "/dev/shm",
-        "--size",
-        size,
-        "--tmpfs",
-        "/tmp",
-    ]
-    for path in ("/usr", "/bin", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/alternatives", "/etc/fonts"):
-        command += ["--ro-bind-try", path, path]
-    for path in sorted({sys.base_prefix, sys.prefix}):
-        if not path.startswith("/usr/") and path != "/usr":
-            command += ["--ro-bind", path, path]
-    for site in sandbox._package_folders():
+    command += ["--proc", "/proc", "--dev", "/dev"]
+    command += ["--size", str(_TMP_MIB << 19), "--tmpfs", "/dev/shm", "--size", size, "--tmpfs", "/tmp"]
+    command += sandbox.system_mounts("/etc/fonts")
+    for site in sandbox.package_folders():
         if (Path(site) / "autograder").is_dir():
             command += ["--tmpfs", f"{site}/autograder", "--remount-ro", f"{site}/autograder"]
     for name in _GRADER:

@@ -33,7 +33,6 @@ SCHEMA = 1
 CELL_SECONDS, NOTEBOOK_SECONDS = 300, 1200  # of wall time
 _OUTPUT_MIB = 32  # what a notebook may show, all in all
 _CLIENT_MIB = 4096  # address space of the process that talks to a kernel
-_DEPTH = 60  # of brackets inside one another, in a notebook's JSON
 _CELLS = 500
 Line = dict[str, Any]
 
@@ -86,7 +85,7 @@ def grade(
                 pending.append((student, submission.files, source, key))
         progress(len(found), len(folders))
         if canary and any(isinstance(source, bytes) for _, _, source, _ in pending):
-            _canary(week, course, isolation)
+            _canary(week, isolation)
         with ThreadPoolExecutor(jobs or os.cpu_count() or 1) as pool:
             futures = {pool.submit(_one, week, pages, isolation, *job): job for job in pending}
             again: list[Any] = []
@@ -215,7 +214,7 @@ def _stopped(message: str) -> dict[str, Any]:
     return {"notebook": {"cells": []}, "message": message, "ours": ""}
 
 
-def _canary(week: Week, course: Course, isolation: str) -> None:
+def _canary(week: Week, isolation: str) -> None:
     """The graded cells' right answers, in this very sandbox, must earn full marks.
 
     Raises:
@@ -224,13 +223,8 @@ def _canary(week: Week, course: Course, isolation: str) -> None:
     import nbformat
     from nbformat.v4 import new_code_cell, new_notebook
 
-    right = {
-        name: next(entry[kind] for kind in ("number", "numbers", "between", "text", "true") if kind in entry)
-        for name, entry in answers.key(week).items()
-    }
-    right = {name: sum(v) / 2 if "between" in answers.key(week)[name] else v for name, v in right.items()}
     cells = ["from course import labs", f"labs.student({week.number})"]
-    cells += [f"labs.answer('{week.number}.{name}', {value!r})" for name, value in right.items()]
+    cells += [f"labs.answer('{week.number}.{name}', {value!r})" for name, value in answers.right(answers.key(week)).items()]
     text = nbformat.writes(new_notebook(cells=[new_code_cell(cell) for cell in cells]))
     ran = run(week, {week.stub: reference_stub(week).read_bytes()}, text.encode(), isolation)
     if ran["ours"]:

@@ -6,8 +6,6 @@ it, has a cell for each core task and one for the code review. autograder/nbjudg
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +20,6 @@ CODE = "code"  # the notebook of the stub file
 REVIEW = "review"  # its cell that a TA marks
 STAFF = "lora_graded_staff"  # metadata of a cell that students must not see
 _MARKER = ".lora-graded-course"
-_KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 _CONFIG = '''\
 """nbgrader's configuration, written by `autograder nbgrader`; run that again rather than edit this file.
 
@@ -73,12 +70,12 @@ def write(
     for week in weeks:
         place = folder / "source" / week.folder
         place.mkdir(parents=True, exist_ok=True)
-        for name, content in sources(week, lang).items():
+        files = sources(week, lang)
+        for name, content in files.items():
             _write(place / name, content)
-        lines.append(f"source/{week.folder}: {', '.join(sources(week, lang))}")
-    for name in ("roster.csv",):
-        if not (folder / name).exists():
-            _write(folder / name, "student,name,email,canvas_id,sis_id,sis_login,section,moodle_id\n")
+        lines.append(f"source/{week.folder}: {', '.join(files)}")
+    if not (folder / "roster.csv").exists():
+        _write(folder / "roster.csv", "student,name,email,canvas_id,sis_id,sis_login,section,moodle_id\n")
     return lines
 
 
@@ -87,8 +84,9 @@ def sources(week: Week, lang: Lang) -> dict[str, str]:
     import nbformat
 
     from autograder.judge.runner import ROOT
+    from autograder.notebooks import TARGETS
 
-    lab = ROOT / ("notebooks/zh" if lang == "zh" else "notebooks") / f"{week.folder}.ipynb"
+    lab = ROOT / TARGETS[lang] / f"{week.folder}.ipynb"
     found = {f"{CODE}.ipynb": nbformat.writes(code_notebook(week, lang)) + "\n"}
     if week.questions:
         found[lab.name] = lab.read_text(encoding="utf-8")
@@ -99,6 +97,8 @@ def sources(week: Week, lang: Lang) -> dict[str, str]:
 def code_notebook(week: Week, lang: Lang) -> NotebookNode:
     """The notebook of a week's stub file, empty: a grade cell for each core task and a manually graded one for the review."""
     from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+    from autograder import notebooks
 
     if lang == "zh":
         head = (
@@ -115,11 +115,11 @@ def code_notebook(week: Week, lang: Lang) -> NotebookNode:
     cells = [new_markdown_cell(head, id="head")]
     for task in week.core:
         cell = new_code_cell(f"# {task.id}  {task.title.of(lang)}: {note}", id=grade_id(task.id))
-        cell.metadata["nbgrader"] = _metadata(grade_id(task.id), "code", task.points, solution=False)
+        cell.metadata["nbgrader"] = notebooks.graded(grade_id(task.id), "code", task.points, solution=False)
         cells.append(cell)
     cell = new_markdown_cell("*代码评审，由助教填写。*" if lang == "zh" else "*Code review, by the TA.*", id=REVIEW)
-    cell.metadata["nbgrader"] = _metadata(REVIEW, "markdown", week.points.review, solution=True)
-    notebook = new_notebook(cells=[*cells, cell], metadata={"kernelspec": _KERNEL, "language_info": {"name": "python"}})
+    cell.metadata["nbgrader"] = notebooks.graded(REVIEW, "markdown", week.points.review)
+    notebook = new_notebook(cells=[*cells, cell], metadata={"kernelspec": notebooks.KERNEL, "language_info": {"name": "python"}})
     notebook.nbformat_minor = 5
     return notebook
 
@@ -131,19 +131,9 @@ def grade_id(task_id: str) -> str:
 
 def question_metadata(week: Week) -> dict[str, dict[str, Any]]:
     """nbgrader's metadata of each graded cell of the lab's notebook, by grade_id, from the manifest."""
-    return {
-        question.grade_id: _metadata(
-            question.grade_id, "markdown" if question.written else "code", question.points, solution=True
-        )
-        for question in week.questions
-    }
+    from autograder import notebooks
 
-
-def _metadata(name: str, cell_type: str, points: int, solution: bool) -> dict[str, Any]:
-    return {
-        "cell_type": cell_type, "grade": True, "grade_id": name, "locked": not solution, "points": points,
-        "schema_version": 3, "solution": solution, "task": False,
-    }  # fmt: skip
+    return {q.grade_id: notebooks.graded(q.grade_id, "markdown" if q.written else "code", q.points) for q in week.questions}
 
 
 def _write(path: Path, text: str) -> None:
@@ -155,11 +145,6 @@ def _write(path: Path, text: str) -> None:
 def results_folder(root: Path, week: Week) -> Path:
     """Where the judge's results of a week lie in a course folder."""
     return root / "results" / week.folder
-
-
-def is_course(folder: Path) -> bool:
-    """Whether `write` made this folder."""
-    return (folder / _MARKER).is_file()
 
 
 def database(root: Path) -> str:
@@ -178,15 +163,3 @@ def database(root: Path) -> str:
         if isinstance(node, ast.keyword) and node.arg == "db" and isinstance(node.value, ast.Constant) and node.value.value:
             return str(node.value.value)
     return f"sqlite:///{(root / 'gradebook.db').resolve()}"
-
-
-def clear(folder: Path) -> None:
-    """Remove a folder that was made for a run; a link is removed, not followed."""
-    if folder.is_symlink():
-        folder.unlink()
-    elif folder.exists():
-        shutil.rmtree(folder)
-
-
-def dump(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=2) + "\n"

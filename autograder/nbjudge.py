@@ -34,7 +34,7 @@ from nbgrader.preprocessors import GetGrades
 from nbgrader.preprocessors.base import NbGraderPreprocessor
 from traitlets import Unicode
 
-from autograder import gradebook, intake, nbcourse, results, review, sanitise, similar
+from autograder import gradebook, intake, nbcourse, notebooks, results, review, sanitise, similar
 from autograder.feedback import page_name
 from autograder.judge.runner import ROOT
 from autograder.manifest import Lang, Week, load
@@ -49,13 +49,11 @@ _COLUMNS = (
 
 def configure(c: Any, root: Path, *, lang: Lang = "en", db: str | None = None, isolation: str = "bwrap") -> None:
     """Set nbgrader up for a course folder; `c` is what get_config() gives."""
-    course = load()
     root = root.resolve()
     c.CourseDirectory.root = str(root)
     c.CourseDirectory.course_id = "lora"
     if db:
         c.CourseDirectory.db_url = db
-    c.Autograde.exclude_overwriting = {week.folder: [week.stub] for week in course.weeks}
     c.JudgedAutograde.lang, c.JudgedAutograde.isolation = lang, isolation
     c.ZipCollectApp.extractor_plugin = CarefulExtractor
     c.ExportApp.plugin_class = QuotedCsvExport
@@ -79,11 +77,10 @@ class JudgedAutograde(Autograde):
 
     def start(self) -> None:
         self._root = Path(self.coursedir.root)
-        self._course = load()
-        name = self.coursedir.assignment_id
-        found = [week for week in self._course.weeks if week.folder == name]
+        name, weeks = self.coursedir.assignment_id, load().weeks
+        found = [week for week in weeks if week.folder == name]
         if not found:
-            known = ", ".join(week.folder for week in self._course.weeks if week.tasks)
+            known = ", ".join(week.folder for week in weeks if week.tasks)
             self._stop(f"there is no assignment {name!r}; a week is one: {known}")
         self._week = week = found[0]
         self._submitted = Path(self.coursedir.submitted_directory)
@@ -97,39 +94,28 @@ class JudgedAutograde(Autograde):
     def _judge(self) -> None:
         """Grade what is new or changed, in a process of its own: formgrader has threads, and must not fork a judge."""
         out = nbcourse.results_folder(self._root, self._week)
-        command = [sys.executable, "-m", "autograder", "grade", str(self._submitted), "--week", str(self._week.number)]
-        command += ["--out", str(out), "--isolation", self.isolation]
-        if self._week.questions:
-            command.append("--notebooks")
-        environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         quiet = not sys.stderr.isatty()
-        done = subprocess.run(
-            [*command, "--quiet"] if quiet else command, env=environment, text=True, check=False,
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE if quiet else None,
-        )  # fmt: skip
+        options = ["--isolation", self.isolation]
+        options += ["--notebooks"] if self._week.questions else []
+        options += ["--quiet"] if quiet else []
+        done = self._autograder("grade", out, *options, stderr=subprocess.PIPE if quiet else None)
         if done.returncode not in (0, 1):  # 1: somebody is ungraded, which concerns them alone
             said = (done.stderr or "see above").strip().splitlines()
             self._stop(said[-1] if said else f"`autograder grade` ended with {done.returncode}")
         self._results = {result["student"]: result for result in results.read(out)[1]}
         self._labs = lab_results(out)
-        command = [
-            sys.executable,
-            "-m",
-            "autograder",
-            "similar",
-            str(self._submitted),
-            "--week",
-            str(self._week.number),
-            "--out",
-            str(out),
-        ]
         groups = self._root / "groups.csv"
-        subprocess.run(
-            [*command, *(["--groups", str(groups)] if groups.is_file() else [])],
-            env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=False, timeout=1800,
-        )  # fmt: skip
+        self._autograder("similar", out, *(["--groups", str(groups)] if groups.is_file() else []), timeout=1800)
         flags = similar.read_flags(out)
         self._flags = {name: flags.get(name, []) for name in self._results}
+
+    def _autograder(self, command: str, out: Path, *options: str, **settings: Any) -> subprocess.CompletedProcess[str]:
+        """A command of this grader about the week's submissions."""
+        words = [sys.executable, "-m", "autograder", command, str(self._submitted)]
+        words += ["--week", str(self._week.number), "--out", str(out)]
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        settings |= {"env": environment, "stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
+        return subprocess.run([*words, *options], text=True, check=False, **settings)
 
     def _stop(self, why: str) -> None:
         self.log.error(why)
@@ -173,27 +159,20 @@ class JudgedAutograde(Autograde):
         resources = self.init_single_notebook_resources(notebook_filename)
         names = resources["nbgrader"]
         student, notebook = names["student"], names["notebook"]
-        self._sanitizing = False
-        try:
+        if notebook == nbcourse.CODE:
+            result = self._results[student]
+            made = code_notebook(self._week, result, self._files, self._flags[student], self._lang())
+        else:
+            lab = self._labs[student]
+            page = nbcourse.results_folder(self._root, self._week) / "notebooks" / page_name(student)
+            made = lab_notebook(self._week, lab, page.with_suffix(".ipynb"), self._lang())
+        output, resources = self.exporter.from_notebook_node(made, resources)
+        self.write_single_notebook(output, resources)
+        with Gradebook(self.coursedir.db_url, self.coursedir.course_id) as book:
             if notebook == nbcourse.CODE:
-                result = self._results[student]
-                made = code_notebook(self._week, result, self._files, self._flags[student], self._lang())
+                gradebook.enter_code(book, self._week, [self._results[student]])
             else:
-                lab = self._labs[student]
-                page = nbcourse.results_folder(self._root, self._week) / "notebooks" / page_name(student)
-                made = lab_notebook(self._week, lab, page.with_suffix(".ipynb"), self._lang())
-            output, resources = self.exporter.from_notebook_node(made, resources)
-            self.write_single_notebook(output, resources)
-            with Gradebook(self.coursedir.db_url, self.coursedir.course_id) as book:
-                if notebook == nbcourse.CODE:
-                    gradebook.enter_code(book, self._week, [self._results[student]])
-                else:
-                    gradebook.enter_lab(book, self._week, [self._labs[student]])
-        finally:
-            self._sanitizing = True
-
-    def _init_preprocessors(self) -> None:
-        self.exporter._preprocessors = []
+                gradebook.enter_lab(book, self._week, [self._labs[student]])
 
     def _lang(self) -> Lang:
         return "zh" if self.lang == "zh" else "en"
@@ -422,4 +401,4 @@ def lab_notebook(week: Week, lab: dict[str, Any], page: Path, lang: Lang) -> Not
         cells.append(new)
     if lab["message"]:
         cells.insert(0, new_markdown_cell(sanitise.markdown(lab["message"])))
-    return new_notebook(cells=cells, metadata={"kernelspec": nbcourse._KERNEL, "language_info": {"name": "python"}})
+    return new_notebook(cells=cells, metadata={"kernelspec": notebooks.KERNEL, "language_info": {"name": "python"}})

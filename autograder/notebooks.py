@@ -26,7 +26,7 @@ CODE_STUB = "# YOUR CODE HERE"
 TEXT_STUB: dict[Lang, str] = {"en": "*Write your answer here.*", "zh": "*请在此作答。*"}
 
 _SOURCE = "lab.py"
-_KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
+KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 _KEY = "lora_graded"
 
 
@@ -67,19 +67,24 @@ def solved(folder: str, course: Course, lang: Lang = "en") -> NotebookNode:
             if question not in points or (cell.cell_type == "markdown") != (question in written):
                 raise NotebookError(f"{name}: no [[week.question]] fits the {cell.cell_type} cell {question!r}")
             seen.append(question)
-            metadata["nbgrader"] = {
-                "cell_type": cell.cell_type, "grade": True, "grade_id": question, "locked": False,
-                "points": points[question], "schema_version": 3, "solution": True, "task": False,
-            }  # fmt: skip
+            metadata["nbgrader"] = graded(question, cell.cell_type, points[question])
         cell.metadata = type(notebook.metadata)(metadata)
         cell.id = f"{folder}-{place:02d}"  # shared by both languages where it is code
         cells.append(cell)
     if sorted(seen) != sorted(points):
         raise NotebookError(f"{name}: its graded cells are {seen}, the manifest's questions {sorted(points)}")
     notebook.cells = cells
-    notebook.metadata = type(notebook.metadata)({"kernelspec": _KERNEL, "language_info": {"name": "python"}})
+    notebook.metadata = type(notebook.metadata)({"kernelspec": KERNEL, "language_info": {"name": "python"}})
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     return notebook
+
+
+def graded(name: str, cell_type: str, points: int, solution: bool = True) -> dict[str, Any]:
+    """nbgrader's metadata of a graded cell: one that a student fills in, or a locked one that shows a score."""
+    return {
+        "cell_type": cell_type, "grade": True, "grade_id": name, "locked": not solution, "points": points,
+        "schema_version": 3, "solution": solution, "task": False,
+    }  # fmt: skip
 
 
 def _check_pairs(cells: list[NotebookNode], name: str) -> None:

@@ -149,12 +149,8 @@ def _bwrap_command(environment: dict[str, str], hidden_packages: Sequence[str]) 
     command += ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--dir", _SUBMISSION]
     for place in _below_tmp().values():
         command += ["--dir", place]
-    for path in ("/usr", "/bin", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/alternatives"):
-        command += ["--ro-bind-try", path, path]
-    for path in sorted({sys.base_prefix, sys.prefix}):
-        if not path.startswith("/usr/") and path != "/usr":
-            command += ["--ro-bind", path, path]
-    for site in _package_folders():
+    command += system_mounts()
+    for site in package_folders():
         for name in (*hidden_packages, "autograder"):
             if (Path(site) / name).is_dir():
                 # Read-only: all children see this one, so a file in it would reach every classmate.
@@ -164,13 +160,24 @@ def _bwrap_command(environment: dict[str, str], hidden_packages: Sequence[str]) 
     return [*command, "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/"]
 
 
+def system_mounts(*more: str) -> list[str]:
+    """bubblewrap's options that show the system's programs and this Python, read-only, and further paths where they exist."""
+    command = []
+    for path in ("/usr", "/bin", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/alternatives", *more):
+        command += ["--ro-bind-try", path, path]
+    for path in sorted({sys.base_prefix, sys.prefix}):
+        if not path.startswith("/usr/") and path != "/usr":
+            command += ["--ro-bind", path, path]
+    return command
+
+
 def _below_tmp() -> dict[str, str]:
     """The parts of the Python installation that a child's own /tmp would cover, and where it keeps them meanwhile."""
     paths = sorted({sys.prefix, sys.base_prefix})
     return {path: f"/grader/kept{i}" for i, path in enumerate(paths) if path.startswith("/tmp/")}
 
 
-def _package_folders() -> list[str]:
+def package_folders() -> list[str]:
     """Every folder of installed packages that the sandbox shows: this environment's, the base Python's, the system's."""
     variables = {"base": sys.base_prefix, "platbase": sys.base_exec_prefix}
     folders = {sysconfig.get_path(name) for name in ("purelib", "platlib")}

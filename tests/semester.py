@@ -13,7 +13,8 @@ from typing import Any
 import nbformat
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from autograder import nbcourse
+from autograder import nbcourse, notebooks
+from autograder.judge import answers
 from autograder.manifest import Course, Week
 from tests.conftest import ROOT
 
@@ -47,18 +48,12 @@ def notebook(week: Week, answers: dict[str, Any], *extra: Any, written: str = "B
             cells.append(new_markdown_cell(written, metadata=meta))
         else:
             cells.append(new_code_cell(f"labs.answer({question.id!r}, {answers.get(question.grade_id, ...)!r})", metadata=meta))
-    made = new_notebook(cells=[*extra, *cells], metadata={"kernelspec": nbcourse._KERNEL, "language_info": {"name": "python"}})
+    made = new_notebook(cells=[*extra, *cells], metadata={"kernelspec": notebooks.KERNEL, "language_info": {"name": "python"}})
     return str(nbformat.writes(made))
 
 
 def right_answers(week: Week) -> dict[str, Any]:
-    from autograder.judge import answers
-
-    found = {}
-    for name, entry in answers.key(week).items():
-        kind = next(kind for kind in ("number", "numbers", "between", "text", "true") if kind in entry)
-        found[name] = sum(entry[kind]) / 2 if kind == "between" else entry[kind]
-    return found
+    return answers.right(answers.key(week))
 
 
 def hand_in(root: Path, week: Week, student: str, **files: str) -> None:

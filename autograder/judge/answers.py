@@ -77,6 +77,15 @@ def key(week: Week) -> dict[str, dict[str, Any]]:
     return tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
+def right(keys: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """An answer that a key takes, by grade_id."""
+    found = {}
+    for name, entry in keys.items():
+        kind = next(kind for kind in ("number", "numbers", "between", "text", "true") if kind in entry)
+        found[name] = sum(entry[kind]) / 2 if kind == "between" else entry[kind]
+    return found
+
+
 def score(week: Week, answers: dict[str, Any], keys: dict[str, dict[str, Any]] | None = None) -> list[Score]:
     """The score of each question that the judge can mark (written ones are the TA's).
 
