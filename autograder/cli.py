@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -194,6 +195,7 @@ def _parser() -> argparse.ArgumentParser:
     selftest.add_argument("--quiet", action="store_true", help="no progress bar")
     selftest.set_defaults(run=_selftest)
     _add_review_commands(commands, formatter)
+    _add_marks_commands(commands, formatter)
     return parser
 
 
@@ -216,6 +218,44 @@ def _add_review_commands(commands: argparse._SubParsersAction[argparse.ArgumentP
     similar.add_argument("--threshold", type=float, help="share from 0 to 1 (default: from the bank's independent answers)")
     similar.add_argument("--lang", choices=("en", "zh"), default="en", help="the page's language (default en)")
     similar.set_defaults(run=_similar)
+
+
+def _add_marks_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser], formatter: Any) -> None:
+    marks = commands.add_parser(
+        "marks",
+        help="compute and explain the course marks",
+        description="Computes everybody's mark: the weeks from nbgrader's gradebook, with marks.toml's lateness and dropped weeks,\n"
+        "extensions.csv and groups.csv; reading and discussion from reading.csv; the project from project.csv. DIR is the folder\n"
+        "that `autograder nbgrader` made. Nothing is changed. A mark is provisional while anything of it waits for somebody.\n"
+        "  autograder marks DIR                    the class, a line a student\n"
+        "  autograder marks DIR --student ada      where ada's mark comes from, line by line\n"
+        "The files and the rules: docs/marks.md.",
+        formatter_class=formatter,
+    )
+    marks.add_argument("folder", metavar="DIR", type=Path, help="the course folder")
+    marks.add_argument("--student", help="explain this student's mark")
+    marks.add_argument("--explain", action="store_true", help="explain everybody's mark")
+    marks.add_argument("--json", action="store_true", help="as JSON, one object a student and line")
+    marks.add_argument("--lang", choices=("en", "zh"), default="en", help="the explanation's language (default en)")
+    marks.set_defaults(run=_marks)
+
+
+def _marks(arguments: argparse.Namespace) -> int:
+    from autograder import marks, report
+
+    found = marks.load(arguments.folder, load(), arguments.lang)
+    if arguments.student is not None:
+        found = [mark for mark in found if mark.person.student == arguments.student]
+        if not found:
+            raise UsageError(f"there is no student {arguments.student!r} in {arguments.folder}")
+    if arguments.json:
+        for mark in found:
+            print(json.dumps(report.mark_json(mark), ensure_ascii=True))
+    elif arguments.explain or arguments.student is not None:
+        print("\n\n".join(report.mark_lines(mark, arguments.lang) for mark in found))
+    else:
+        print(report.marks_table(found, arguments.lang))
+    return 0
 
 
 def _similar(arguments: argparse.Namespace) -> int:
