@@ -224,9 +224,9 @@ def _add_marks_commands(commands: argparse._SubParsersAction[argparse.ArgumentPa
     marks = commands.add_parser(
         "marks",
         help="compute and explain the course marks",
-        description="Computes everybody's mark: the weeks from nbgrader's gradebook, with marks.toml's lateness and dropped weeks,\n"
-        "extensions.csv and groups.csv; reading and discussion from reading.csv; the project from project.csv. DIR is the folder\n"
-        "that `autograder nbgrader` made. Nothing is changed. A mark is provisional while anything of it waits for somebody.\n"
+        description="Computes everybody's mark: the weeks from nbgrader's gradebook, with what marks.toml says about lateness,\n"
+        "extensions.csv and groups.csv; reading and discussion from reading.csv; the project from project.csv. DIR is the\n"
+        "folder that `autograder nbgrader` made. Nothing is changed. A mark is provisional while anything of it waits.\n"
         "  autograder marks DIR                    the class, a line a student\n"
         "  autograder marks DIR --student ada      where ada's mark comes from, line by line\n"
         "The files and the rules: docs/marks.md.",
@@ -238,6 +238,41 @@ def _add_marks_commands(commands: argparse._SubParsersAction[argparse.ArgumentPa
     marks.add_argument("--json", action="store_true", help="as JSON, one object a student and line")
     marks.add_argument("--lang", choices=("en", "zh"), default="en", help="the explanation's language (default en)")
     marks.set_defaults(run=_marks)
+
+    regrade = commands.add_parser(
+        "regrade",
+        help="grade a week again after a check was mended; shows whom it changes",
+        description="Grades a week of the course folder again, with the same seed, beside the results that it has, and prints\n"
+        "what would change: for each student the cells, before and after, and the course mark. Nothing is entered until you\n"
+        "run the same command with --apply; then nbgrader enters what was shown, and the old results stay in\n"
+        "DIR/results/weekNN.before-<time>. Manual scores and comments are kept, and where a TA's score goes before the\n"
+        "judge's it says so. A submission whose file and checks are what they were is not run again.",
+        formatter_class=formatter,
+    )
+    regrade.add_argument("folder", metavar="DIR", type=Path, help="the course folder")
+    regrade.add_argument("--week", type=int, required=True, help="the week to grade again")
+    regrade.add_argument("--apply", action="store_true", help="enter the changes in the gradebook")
+    regrade.add_argument("--jobs", type=int, help="judges at the same time (default: one a core)")
+    regrade.add_argument("--quiet", action="store_true", help="no progress bar")
+    regrade.set_defaults(run=_regrade)
+
+
+def _regrade(arguments: argparse.Namespace) -> int:
+    course = load()
+    week = course.week(arguments.week)
+    if arguments.jobs is not None and arguments.jobs < 1:
+        raise UsageError("--jobs must be at least 1")
+    from autograder import regrade
+
+    found = regrade.preview(arguments.folder, course, week, arguments.jobs, arguments.quiet)
+    print("\n".join(regrade.lines(found, week)))
+    if not arguments.apply:
+        if found.deltas:
+            print(f"nothing is entered yet: autograder regrade {arguments.folder} --week {week.number} --apply")
+        return 1 if found.ungraded else 0
+    regrade.apply(arguments.folder, week, found)
+    print("entered")
+    return 0
 
 
 def _marks(arguments: argparse.Namespace) -> int:
