@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -17,7 +18,9 @@ TEMPLATE = _ROOT / "course" / "project_template"
 EXAMPLES = _ROOT / "course" / "project_examples"
 PAGES: dict[Lang, Path] = {"en": _ROOT / "docs" / "project.md", "zh": _ROOT / "docs" / "project.zh.md"}
 
-Id = Annotated[str, Rule(lambda v: re.fullmatch(r"[a-z]+(_[a-z]+)*", v) is not None, 'be small letters and _, such as "report_cost"')]
+Id = Annotated[
+    str, Rule(lambda v: re.fullmatch(r"[a-z]+(_[a-z]+)*", v) is not None, 'be small letters and _, such as "report_cost"')
+]
 Points = Annotated[int, Rule(lambda v: 1 <= v <= 100, "be an integer from 1 to 100")]
 Count = Annotated[int, Rule(lambda v: 1 <= v <= 100_000, "be an integer from 1 to 100000")]
 Share = Annotated[int, Rule(lambda v: 0 <= v <= 100, "be an integer from 0 to 100")]
@@ -266,7 +269,8 @@ def page(text: str, project: Project, lang: Lang) -> str:
 def _tables(project: Project, lang: Lang) -> dict[str, str]:
     word = {key: text.of(lang) for key, text in _WORDS.items()}
     parts = [
-        (part.title.of(lang), str(part.points), str(sum(c.points for c in part.criteria if c.individual))) for part in project.parts
+        (part.title.of(lang), str(part.points), str(sum(c.points for c in part.criteria if c.individual)))
+        for part in project.parts
     ]
     due = [(str(m.week), m.title.of(lang), m.due.of(lang)) for m in project.milestones]
     found = {
@@ -288,6 +292,6 @@ def _tables(project: Project, lang: Lang) -> dict[str, str]:
     return found
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     cells = [[re.sub(r"(?<!\\)\|", r"\\|", cell) for cell in row] for row in (head, tuple("---" for _ in head), *rows)]
     return "\n".join(f"| {' | '.join(row)} |" for row in cells)
