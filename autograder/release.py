@@ -35,8 +35,8 @@ GRADER = (
     "judge",
 )
 WHOLE = (
-    "LICENSE", "LICENSE-lectures", "constraints.txt", "course/__init__.py", "course/course.toml", "course/labs", "course/project.toml",
-    "course/project_examples", "course/project_findings.toml", "course/project_template", "docs/labs.md", "docs/project.md",
+    "LICENSE", "LICENSE-lectures", "constraints.txt", "course/__init__.py", "course/course.toml", "course/labs",
+    "course/project.toml", "course/project_examples", "course/project_findings.toml", "course/project_template", "docs/labs.md", "docs/project.md",
     "docs/project.zh.md", "docs/students.md", "environment.yml", "pyproject.toml", "scripts/setup.sh", "syllabus.md",
     "syllabus.zh.md", ".gitignore",
 )  # fmt: skip
