@@ -213,7 +213,7 @@ def _add_project_commands(commands: argparse._SubParsersAction[argparse.Argument
     template = actions.add_parser(
         "template",
         help="write a project folder to start from",
-        description="Writes report, README, model card, project.toml, a configuration, a program that runs it and a test. What you\n"
+        description="Writes report, README, model card, project.toml, a configuration, a program that runs it, a test. What you\n"
         "have to fill in stands there as {{fill in: ...}}; `autograder project check DIR` lists what is left of it.",
         formatter_class=formatter,
     )

@@ -47,8 +47,11 @@ def python(text: str) -> Iterator[Hint]:
     except SyntaxError as error:
         yield "syntax", error.lineno or 0, {"why": error.msg}
         return
-    except (ValueError, RecursionError, MemoryError) as error:
-        yield "syntax", 0, {"why": f"{type(error).__name__}: {error}"}
+    except ValueError as error:
+        yield "syntax", 0, {"why": str(error)}
+        return
+    except (RecursionError, MemoryError):
+        yield "syntax", 0, {"why": "nested too deep"}
         return
     known: dict[str, str] = {}
     for node in ast.walk(tree):
