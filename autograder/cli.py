@@ -20,6 +20,7 @@ _STUDENTS = """\
 students:     autograder check 4            check your week 4, on your machine
               autograder check 4.2          check one task
               autograder hint 4.2           a hint for it, in three stages
+              autograder project template DIR    start the final project; `project check DIR` before you hand it in
 """
 _OTHERS = """\
 instructors:  autograder grade submissions --week 4 --out results/week04
@@ -87,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     hint.add_argument("--stage", type=int, choices=(1, 2, 3), default=1, help="which hint (default 1, the gentlest)")
     hint.add_argument("--lang", choices=("en", "zh"), default="en", help="its language (default en)")
     hint.set_defaults(run=_hint)
+    _add_project_commands(commands, formatter)
     if not has_grader:
         return parser
 
@@ -197,6 +199,62 @@ def _parser() -> argparse.ArgumentParser:
     _add_review_commands(commands, formatter)
     _add_marks_commands(commands, formatter)
     return parser
+
+
+def _add_project_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser], formatter: Any) -> None:
+    project = commands.add_parser(
+        "project",
+        help="start the final project's folder, and check it",
+        description="The final project: docs/project.md says what is asked and how it is marked.\n"
+        "  autograder project template ../ours    writes a folder to start from; fill in what stands in {{...}}\n"
+        "  autograder project check ../ours       says what is still missing, with file and line",
+        formatter_class=formatter,
+    )
+    actions = project.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    template = actions.add_parser(
+        "template",
+        help="write a project folder to start from",
+        description="Writes report, README, model card, project.toml, a configuration, a program that runs it, a test. What you\n"
+        "have to fill in stands there as {{fill in: ...}}; `autograder project check DIR` lists what is left of it.",
+        formatter_class=formatter,
+    )
+    template.add_argument("folder", metavar="DIR", type=Path, help="a new folder, or an empty one")
+    template.add_argument("--lang", choices=("en", "zh"), default="en", help="of the texts (default en)")
+    template.set_defaults(run=_project_template)
+
+    check = actions.add_parser(
+        "check",
+        help="say what is not in order in a project folder",
+        description="Looks through a project folder and prints a line for each thing to do:\n"
+        "  must    report.md:31  mean is 0.83 here and 0.8294 by results/metrics.json: correct one of them\n"
+        "`must` has to be mended before the project is handed in, `should` is advice. It exits with 0 if no `must` is left.\n"
+        "Nothing in the folder is run: no code, no git, no weights. Check a fresh clone, which is what others will have.",
+        formatter_class=formatter,
+    )
+    check.add_argument("folder", metavar="DIR", type=Path, help="the project's folder")
+    check.add_argument("--json", action="store_true", help="for programs")
+    check.add_argument("--lang", choices=("en", "zh"), default="en", help="of what is printed (default en)")
+    check.set_defaults(run=_project_check)
+
+
+def _project_template(arguments: argparse.Namespace) -> int:
+    from autograder import project
+
+    for name in project.write_template(arguments.folder, arguments.lang):
+        print(arguments.folder / name)
+    return 0
+
+
+def _project_check(arguments: argparse.Namespace) -> int:
+    from autograder import project, projectcheck
+
+    report = projectcheck.check(arguments.folder, project.load())
+    if arguments.json:
+        print(report.json(arguments.lang))
+    else:
+        print("\n".join(report.lines(arguments.lang)))
+    return 1 if report.count("must") else 0
 
 
 def _add_review_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser], formatter: Any) -> None:

@@ -314,13 +314,21 @@ def load(path: Path | None = None) -> Course:
     Raises:
         ManifestError: the file is missing, is not TOML, or breaks a rule.
     """
-    path = path or _ROOT / "course" / "course.toml"
+    data, name = read(path or _ROOT / "course" / "course.toml")
+    return parse(data, name)
+
+
+def read(path: Path) -> tuple[bytes, str]:
+    """A file's contents, and the name by which messages call it.
+
+    Raises:
+        ManifestError: the file cannot be read.
+    """
     name = path.relative_to(_ROOT).as_posix() if path.is_relative_to(_ROOT) else str(path)
     try:
-        data = path.read_bytes()
+        return path.read_bytes(), name
     except OSError as error:
         raise ManifestError(f"{name}: cannot be read ({error.strerror}); give a manifest") from None
-    return parse(data, name)
 
 
 def parse(data: bytes, name: str = "course/course.toml") -> Course:
@@ -329,12 +337,21 @@ def parse(data: bytes, name: str = "course/course.toml") -> Course:
     Raises:
         ManifestError: the bytes are not TOML, or break a rule.
     """
+    course: Course = table(Course, data, name)
+    return dataclasses.replace(course, sha256=hashlib.sha256(data).hexdigest())
+
+
+def table(cls: Any, data: bytes, name: str) -> Any:
+    """Builds a dataclass, whose annotations are the rules, from a TOML file's bytes.
+
+    Raises:
+        ManifestError: the bytes are not TOML, or break a rule.
+    """
     try:
         raw = tomllib.loads(data.decode())
     except (ValueError, RecursionError) as error:  # not UTF-8, not TOML, an endless number, endless nesting
         raise ManifestError(f"{name}: is not valid TOML ({error}); correct the file") from None
-    course: Course = _table(Course, raw, (name,), {})
-    return dataclasses.replace(course, sha256=hashlib.sha256(data).hexdigest())
+    return _table(cls, raw, (name,), {})
 
 
 def _table(cls: Any, raw: dict[str, Any], place: tuple[str, ...], outer: dict[str, Any]) -> Any:
