@@ -31,8 +31,9 @@ GRADER = (
     "judge",
 )
 WHOLE = (
-    "LICENSE", "LICENSE-lectures", "constraints.txt", "course/__init__.py", "course/course.toml", "course/labs", "docs/labs.md",
-    "docs/students.md", "environment.yml", "pyproject.toml", "scripts/setup.sh", "syllabus.md", "syllabus.zh.md", ".gitignore",
+    "LICENSE", "LICENSE-lectures", "constraints.txt", "course/__init__.py", "course/course.toml", "course/labs",
+    "course/readings.md", "course/readings.zh.md", "docs/labs.md", "docs/reading.md", "docs/reading.zh.md", "docs/students.md",
+    "environment.yml", "pyproject.toml", "scripts/setup.sh", "syllabus.md", "syllabus.zh.md", ".gitignore",
 )  # fmt: skip
 _JUNK = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
 _KEYS = ("answers.toml", "review.md")
