@@ -175,10 +175,20 @@ def _parser() -> argparse.ArgumentParser:
     build = commands.add_parser(
         "build",
         help="make stubs, notebooks and syllabus from their sources",
-        description="Makes exercises/ and notebooks/ from solutions/ and the syllabus from course/course.toml. "
-        "Never overwrites a stub or a notebook that was edited.",
+        description="Makes exercises/ and notebooks/ from solutions/, the syllabus from course/course.toml and the list\n"
+        "of readings from course/readings.toml. Never overwrites a stub or a notebook that was edited.\n"
+        "A Chinese page of a week begins with a hash of its English page, and --check fails where they differ. Once a\n"
+        "translation is up to date again, `autograder build --translated course/week04/lecture.zh.md` records it; a folder\n"
+        "(course/week04, course) stands for all translations in it.",
+        formatter_class=formatter,
     )
-    build.add_argument("--check", action="store_true", help="change nothing; fail on drift, leaks, wrong scores")
+    what = build.add_mutually_exclusive_group()
+    what.add_argument(
+        "--check", action="store_true", help="change nothing; fail on drift, leaks, wrong scores, stale translations"
+    )
+    what.add_argument(
+        "--translated", metavar="PATH", type=Path, nargs="+", help="these pages, or all in a folder, are up to date"
+    )
     build.set_defaults(run=_build)
 
     selftest = commands.add_parser(
@@ -521,6 +531,9 @@ def _nbgrader(arguments: argparse.Namespace) -> int:
 def _build(arguments: argparse.Namespace) -> int:
     from autograder import build
 
+    if arguments.translated:
+        print("\n".join(build.translated(arguments.translated)) or "nothing to do: that is recorded already")
+        return 0
     course = load()
     if not arguments.check:
         lines = build.build(course)

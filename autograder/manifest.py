@@ -13,8 +13,9 @@ import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
+_Schema = TypeVar("_Schema")
 Lang = Literal["en", "zh"]
 
 MAX_CORE_TASKS = 4
@@ -314,21 +315,7 @@ def load(path: Path | None = None) -> Course:
     Raises:
         ManifestError: the file is missing, is not TOML, or breaks a rule.
     """
-    data, name = read(path or _ROOT / "course" / "course.toml")
-    return parse(data, name)
-
-
-def read(path: Path) -> tuple[bytes, str]:
-    """A file's contents, and the name by which messages call it.
-
-    Raises:
-        ManifestError: the file cannot be read.
-    """
-    name = path.relative_to(_ROOT).as_posix() if path.is_relative_to(_ROOT) else str(path)
-    try:
-        return path.read_bytes(), name
-    except OSError as error:
-        raise ManifestError(f"{name}: cannot be read ({error.strerror}); give a manifest") from None
+    return parse(*_bytes(path or _ROOT / "course" / "course.toml", "give a manifest"))
 
 
 def parse(data: bytes, name: str = "course/course.toml") -> Course:
@@ -337,21 +324,34 @@ def parse(data: bytes, name: str = "course/course.toml") -> Course:
     Raises:
         ManifestError: the bytes are not TOML, or break a rule.
     """
-    course: Course = table(Course, data, name)
-    return dataclasses.replace(course, sha256=hashlib.sha256(data).hexdigest())
+    return dataclasses.replace(_parsed(Course, data, name), sha256=hashlib.sha256(data).hexdigest())
 
 
-def table(cls: Any, data: bytes, name: str) -> Any:
-    """Builds a dataclass, whose annotations are the rules, from a TOML file's bytes.
+def read(cls: type[_Schema], path: Path) -> _Schema:
+    """Reads and checks another TOML file of the course; its schema is a dataclass in the manner of this module's.
 
     Raises:
-        ManifestError: the bytes are not TOML, or break a rule.
+        ManifestError: the file is missing, is not TOML, or breaks a rule.
     """
+    return _parsed(cls, *_bytes(path, "get the course's files again"))
+
+
+def _bytes(path: Path, remedy: str) -> tuple[bytes, str]:
+    """A file's bytes, and its name for messages."""
+    name = path.relative_to(_ROOT).as_posix() if path.is_relative_to(_ROOT) else str(path)
+    try:
+        return path.read_bytes(), name
+    except OSError as error:
+        raise ManifestError(f"{name}: cannot be read ({error.strerror}); {remedy}") from None
+
+
+def _parsed(cls: type[_Schema], data: bytes, name: str) -> _Schema:
     try:
         raw = tomllib.loads(data.decode())
     except (ValueError, RecursionError) as error:  # not UTF-8, not TOML, an endless number, endless nesting
         raise ManifestError(f"{name}: is not valid TOML ({error}); correct the file") from None
-    return _table(cls, raw, (name,), {})
+    found: _Schema = _table(cls, raw, (name,), {})
+    return found
 
 
 def _table(cls: Any, raw: dict[str, Any], place: tuple[str, ...], outer: dict[str, Any]) -> Any:
@@ -405,7 +405,7 @@ def _name(cls: Any, raw: Any, index: int) -> str:
     """A week or a task by its own first field where it has one, else by its place in the list."""
     own = raw.get(dataclasses.fields(cls)[0].name) if isinstance(raw, dict) else None
     text = _show(own).strip('"') if type(own) in (int, str) else ""
-    return text if re.fullmatch(r"[0-9.]{1,5}", text) else f"in place {index}"
+    return text if re.fullmatch(r"[0-9.]{1,5}|[a-z][a-z0-9_-]{0,29}", text) else f"in place {index}"
 
 
 def _show(value: object) -> str:

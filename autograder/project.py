@@ -191,8 +191,7 @@ def load(path: Path | None = None) -> Project:
     Raises:
         ManifestError: the file is missing, is not TOML, or breaks a rule.
     """
-    project: Project = manifest.table(Project, *manifest.read(path or _ROOT / "course" / "project.toml"))
-    return project
+    return manifest.read(Project, path or _ROOT / "course" / "project.toml")
 
 
 def examples(project: Project) -> dict[str, Example]:
@@ -203,8 +202,7 @@ def examples(project: Project) -> dict[str, Example]:
     """
     found: dict[str, Example] = {}
     for path in EXAMPLES.glob("*/marks.toml"):
-        data, name = manifest.read(path)
-        example: Example = manifest.table(Example, data, name)
+        example, name = manifest.read(Example, path), path.relative_to(_ROOT).as_posix()
         ids = [mark.criterion for mark in example.marks]
         for mark in example.marks:
             criterion = project.criteria.get(mark.criterion)
