@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -195,6 +196,7 @@ def _parser() -> argparse.ArgumentParser:
     selftest.add_argument("--quiet", action="store_true", help="no progress bar")
     selftest.set_defaults(run=_selftest)
     _add_review_commands(commands, formatter)
+    _add_marks_commands(commands, formatter)
     _add_export_commands(commands, formatter)
     return parser
 
@@ -218,6 +220,65 @@ def _add_review_commands(commands: argparse._SubParsersAction[argparse.ArgumentP
     similar.add_argument("--threshold", type=float, help="share from 0 to 1 (default: from the bank's independent answers)")
     similar.add_argument("--lang", choices=("en", "zh"), default="en", help="the page's language (default en)")
     similar.set_defaults(run=_similar)
+
+
+def _add_marks_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser], formatter: Any) -> None:
+    marks = commands.add_parser(
+        "marks",
+        help="compute and explain the course marks",
+        description="Computes everybody's mark: the weeks from nbgrader's gradebook, with marks.toml's lateness and dropped weeks,\n"
+        "extensions.csv and groups.csv; reading and discussion from reading.csv; the project from project.csv. DIR is the folder\n"
+        "that `autograder nbgrader` made. Nothing is changed. A mark is provisional while anything of it waits for somebody.\n"
+        "  autograder marks DIR                    the class, a line a student\n"
+        "  autograder marks DIR --student ada      where ada's mark comes from, line by line\n"
+        "The files and the rules: docs/marks.md.",
+        formatter_class=formatter,
+    )
+    marks.add_argument("folder", metavar="DIR", type=Path, help="the course folder")
+    marks.add_argument("--student", help="explain this student's mark")
+    marks.add_argument("--explain", action="store_true", help="explain everybody's mark")
+    marks.add_argument("--json", action="store_true", help="as JSON, one object a student and line")
+    marks.add_argument("--lang", choices=("en", "zh"), default="en", help="the explanation's language (default en)")
+    marks.set_defaults(run=_marks)
+
+
+def _marks(arguments: argparse.Namespace) -> int:
+    from autograder import marks, report
+
+    found = marks.load(arguments.folder, load(), arguments.lang)
+    if arguments.student is not None:
+        found = [mark for mark in found if mark.person.student == arguments.student]
+        if not found:
+            raise UsageError(f"there is no student {arguments.student!r} in {arguments.folder}")
+    if arguments.json:
+        for mark in found:
+            print(json.dumps(report.mark_json(mark), ensure_ascii=True))
+    elif arguments.explain or arguments.student is not None:
+        print("\n\n".join(report.mark_lines(mark, arguments.lang) for mark in found))
+    else:
+        print(report.marks_table(found, arguments.lang))
+    return 0
+
+
+def _similar(arguments: argparse.Namespace) -> int:
+    week = load().week(arguments.week)
+    if not week.tasks:
+        raise UsageError(f"week {week.number} has no tasks yet")
+    if arguments.threshold is not None and not 0 < arguments.threshold <= 1:
+        raise UsageError("--threshold is a share above 0 and up to 1, such as 0.5")
+    from autograder import similar
+    from autograder.intake import clean
+
+    report = similar.run(
+        arguments.submissions, week, arguments.out, arguments.against, arguments.groups, arguments.lang, arguments.threshold
+    )
+    if report.threshold is None:
+        print(f"week {week.number} is too short to tell: independent answers look alike; nothing is listed")
+    for pair in report.pairs[:50]:
+        print(f"{pair.score:5.0%}  {clean(pair.first)}  {clean(pair.second)}")
+    print(f"{len(report.pairs)} pairs of {report.compared} submissions; {len(report.short)} too short to tell")
+    print(arguments.out / "similar.html")
+    return 0
 
 
 def _add_export_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser], formatter: Any) -> None:
@@ -253,27 +314,6 @@ def _export(arguments: argparse.Namespace) -> int:
         print(f"autograder: {note}", file=sys.stderr)
     print(f"{written.students} students in {clean(str(arguments.out))}")
     return 1 if written.left_out else 0
-
-
-def _similar(arguments: argparse.Namespace) -> int:
-    week = load().week(arguments.week)
-    if not week.tasks:
-        raise UsageError(f"week {week.number} has no tasks yet")
-    if arguments.threshold is not None and not 0 < arguments.threshold <= 1:
-        raise UsageError("--threshold is a share above 0 and up to 1, such as 0.5")
-    from autograder import similar
-    from autograder.intake import clean
-
-    report = similar.run(
-        arguments.submissions, week, arguments.out, arguments.against, arguments.groups, arguments.lang, arguments.threshold
-    )
-    if report.threshold is None:
-        print(f"week {week.number} is too short to tell: independent answers look alike; nothing is listed")
-    for pair in report.pairs[:50]:
-        print(f"{pair.score:5.0%}  {clean(pair.first)}  {clean(pair.second)}")
-    print(f"{len(report.pairs)} pairs of {report.compared} submissions; {len(report.short)} too short to tell")
-    print(arguments.out / "similar.html")
-    return 0
 
 
 def _check(arguments: argparse.Namespace) -> int:

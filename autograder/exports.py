@@ -394,7 +394,7 @@ def _moodle(marks: Sequence[Mark], items: Sequence[_Column], heads: Sequence[str
 
 def _usable(text: str) -> str:
     """An identifier that can be written as it is, or "": one that a spreadsheet would run may be neither written nor altered."""
-    return text if text.isprintable() and '"' not in text and spreadsheet_safe(text) == text else ""
+    return text if text == text.strip() and text.isprintable() and '"' not in text and spreadsheet_safe(text) == text else ""
 
 
 def _differ(column: str, found: Iterable[tuple[Mark, str]]) -> None:
@@ -426,7 +426,7 @@ def _titles(root: Path, kind: Format, parts: Sequence[str]) -> dict[str, str]:
     for key, title in table.items():
         if key not in parts and not re.fullmatch("week[0-9]{2}", key):
             raise ExportError(f"{path}, [{kind}]: unknown column {key}; there are week01 and on, {', '.join(parts)}")
-        if not isinstance(title, str) or title != title.strip() or not _usable(title):
+        if not isinstance(title, str) or not _usable(title):
             raise ExportError(f'{path}, [{kind}]: {key} must be a title such as "Week 1", without quotes and not a formula')
         if kind == "canvas" and (title in _CANVAS_RESERVED or _CANVAS_OWN.search(title)):
             raise ExportError(f"{path}, [canvas]: {key} must not be {title!r}, which Canvas keeps for itself")

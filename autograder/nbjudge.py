@@ -51,7 +51,7 @@ def configure(c: Any, root: Path, *, lang: Lang = "en", db: str | None = None, i
     """Set nbgrader up for a course folder; `c` is what get_config() gives."""
     root = root.resolve()
     c.CourseDirectory.root = str(root)
-    c.CourseDirectory.course_id = "lora"
+    c.CourseDirectory.course_id = nbcourse.COURSE
     if db:
         c.CourseDirectory.db_url = db
     c.JudgedAutograde.lang, c.JudgedAutograde.isolation = lang, isolation

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import unicodedata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from autograder.intake import clean
 from autograder.judge import scoring
@@ -13,7 +13,11 @@ from autograder.judge.runner import TaskRun
 from autograder.manifest import Week
 
 if TYPE_CHECKING:
+    from fractions import Fraction
+
     from autograder.engine import Summary
+    from autograder.manifest import Lang
+    from autograder.marks import Mark
 
 _ROWS = 40
 
@@ -89,6 +93,82 @@ def print_class(summary: Summary, week: Week, out: Path) -> None:
     print(f"{summary.reused} kept from an earlier run; {summary.seconds:.1f} s")
     print(f"results: {out}/results.jsonl   grades: {out}/grades.csv   feedback: {out}/feedback/")
     print(f"what the class misunderstood: {out}/report.html")
+
+
+def mark_lines(mark: Mark, lang: Lang) -> str:
+    """A student's mark with every line that it comes from."""
+    from autograder.marks import rounded
+
+    zh = lang == "zh"
+    lines = [clean("  ".join(filter(None, (mark.person.student, mark.person.name, mark.group and f"[{mark.group}]"))))]
+    for part in mark.parts:
+        earned = "-" if part.earned is None else rounded(part.earned)
+        lines += [f"  {part.name}: {earned} / {part.weight}", *(f"    {clean(line)}" for line in part.lines)]
+    total = f"{rounded(mark.total)} / {mark.out_of}"
+    lines.append(f"  {'总分' if zh else 'total'}: {total}{_standing(mark, zh)}")
+    lines += [f"    {clean(text)}" for text in mark.pending]
+    return "\n".join(lines)
+
+
+def marks_table(marks: list[Mark], lang: Lang) -> str:
+    """The class, a line a student."""
+    from autograder.marks import rounded
+
+    zh = lang == "zh"
+    if not marks:
+        return "roster.csv 与成绩册中还没有学生" if zh else "no students yet, neither in roster.csv nor in the gradebook"
+    rows = [
+        ["学生" if zh else "student", *(f"{part.name} ({part.weight})" for part in marks[0].parts), "总分" if zh else "total"]
+    ]
+    for mark in marks:
+        parts = ["-" if part.earned is None else rounded(part.earned) for part in mark.parts]
+        rows.append([clean(mark.person.student)[:30], *parts, f"{rounded(mark.total)} / {mark.out_of}"])
+    widths = [max(_columns(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = []
+    for row, mark in zip(rows, [None, *marks], strict=True):
+        cells = [
+            _fill(row[0], widths[0]),
+            *(_fill(cell, width, right=True) for cell, width in zip(row[1:], widths[1:], strict=True)),
+        ]
+        lines.append("  ".join(cells) + (_standing(mark, zh) if mark else ""))
+    waiting = sum(bool(mark.pending) for mark in marks)
+    if waiting:
+        lines.append(
+            f"{waiting} 份成绩尚未确定，原因见 --explain" if zh else f"{waiting} provisional; --explain says what they wait for"
+        )
+    return "\n".join(lines)
+
+
+def mark_json(mark: Mark) -> dict[str, Any]:
+    """A mark as JSON; numbers that are not finite decimals are given to six places."""
+
+    def number(value: Fraction | None) -> float | None:
+        return None if value is None else round(float(value), 6)
+
+    return {
+        "student": mark.person.student,
+        "name": mark.person.name,
+        "group": mark.group,
+        "total": number(mark.total),
+        "out_of": mark.out_of,
+        "pending": list(mark.pending),
+        "parts": [
+            {"name": p.name, "weight": p.weight, "earned": number(p.earned), "lines": list(p.lines)} for p in mark.parts
+        ],
+        "weeks": [
+            {"week": w.number, "raw": number(w.raw), "score": number(w.score), "counts": w.counts, "notes": list(w.notes)}
+            for w in mark.weeks
+        ],
+    }  # fmt: skip
+
+
+def _standing(mark: Mark, zh: bool) -> str:
+    return ("  未确定" if zh else "  provisional") if mark.pending else ""
+
+
+def _fill(text: str, width: int, right: bool = False) -> str:
+    space = " " * (width - _columns(text))
+    return space + text if right else text + space
 
 
 def _columns(text: str) -> int:
