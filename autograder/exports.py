@@ -39,6 +39,7 @@ Cell = str | int | Decimal | None
 # What an instructor keeps in a course folder; an --out of the same name is a slip that would cost a semester.
 _KEPT = ("roster.csv", "groups.csv", "extensions.csv", "reading.csv", "project.csv", "received.csv")
 _TITLES = "exports.toml"
+_WIDEST = 60  # of a column of a sheet
 _WORDS = {
     "student": Text(en="Student", zh="学生"),
     "name": Text(en="Name", zh="姓名"),
@@ -218,8 +219,8 @@ class _View:
 
 
 def _score(week: WeekMark) -> Cell:
-    """A week's score; None where a student was excused, or has until later, rather than 0."""
-    return points(week.score) if week.counts or week.raw else None
+    """A week's score; None, rather than 0, where a student was excused, has until later, or handed in what nobody graded yet."""
+    return points(week.score) if week.raw or (week.counts and not week.pending) else None
 
 
 # CSV and Excel
@@ -273,26 +274,32 @@ def _excel(view: _View) -> bytes:
 
 def _sheet(book: Workbook, title: str, head: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
     sheet = book.create_sheet(title)
-    for number, row in enumerate([head, *rows], 1):
-        for place, value in enumerate(row, 1):
+    for place in range(len(head)):
+        column = [head[place], *(row[place] for row in rows)]
+        widest = max(map(_width, column))
+        numeric = any(isinstance(value, int | Decimal) for value in column)
+        align = (
+            Alignment(horizontal="right", vertical="top", indent=1)
+            if numeric
+            else Alignment(wrap_text=widest > _WIDEST, vertical="top")
+        )
+        for number, value in enumerate(column, 1):
             if value is None or value == "":
                 continue
-            cell = sheet.cell(number, place)
+            cell = sheet.cell(number, place + 1)
+            cell.alignment = align
             if isinstance(value, str):
                 _put_text(cell, value)
             else:
                 cell.value = value
                 cell.number_format = "0.00" if isinstance(value, Decimal) else "0"
-            if number == 1:
-                cell.font = Font(bold=True)
-    for place in range(1, len(head) + 1):
-        widest = max(_width(row[place - 1]) for row in [head, *rows])
-        sheet.column_dimensions[get_column_letter(place)].width = min(widest, 60) + 2
-        if widest > 60:
-            for (cell,) in sheet.iter_rows(2, sheet.max_row, place, place):
-                cell.alignment = Alignment(wrap_text=True, vertical="top")
+        sheet.cell(1, place + 1).font = Font(name="Calibri", size=11, bold=True)
+        sheet.column_dimensions[get_column_letter(place + 1)].width = min(widest, _WIDEST) + 3
     sheet.freeze_panes = "C2"  # the headings, and who it is
     sheet.auto_filter.ref = sheet.dimensions
+    sheet.page_setup.orientation, sheet.page_setup.fitToHeight = "landscape", 0  # one page wide, for who prints it
+    sheet.sheet_properties.pageSetUpPr.fitToPage = True
+    sheet.print_title_rows = "1:1"
 
 
 def _put_text(cell: ExcelCell, text: str) -> None:
