@@ -312,7 +312,7 @@ def _export(arguments: argparse.Namespace) -> int:
     written = exports.write(arguments.folder, found, course, arguments.format, arguments.out, week, arguments.lang)
     for note in written.notes:
         print(f"autograder: {note}", file=sys.stderr)
-    print(f"{written.students} students in {clean(str(arguments.out))}")
+    print(f"{written.students} student{'s' * (written.students != 1)} in {clean(str(arguments.out))}")
     return 1 if written.left_out else 0
 
 

@@ -208,7 +208,7 @@ class _View:
         def value(mark: Mark) -> Cell:
             return next((_score(w) for w in mark.weeks if w.number == number), None)
 
-        return _Column(f"week{number:02d}", self.word("week", number), value, 100)
+        return _Column(f"week{number:02d}", self.word("week", number), value, 100)  # the manifest holds every week to it
 
     def _of_part(self, place: int, key: str) -> _Column:
         def value(mark: Mark) -> Cell:
