@@ -26,6 +26,7 @@ _OTHERS = """\
 instructors:  autograder grade submissions --week 4 --out results/week04
               autograder report results/week04   what the class misunderstood, as one page
               autograder release --out DIR       the students' repository, without any solution
+              autograder export DIR --format canvas --out FILE.csv   the marks, for Canvas, Moodle or Excel
 authors:      autograder build              make stubs, notebooks and syllabus from their sources
               autograder build --check      fail if anything is stale, leaked or scored wrongly
               autograder selftest           grade the grader: wrong answers must lose points, right ones none
@@ -208,6 +209,7 @@ def _parser() -> argparse.ArgumentParser:
     selftest.set_defaults(run=_selftest)
     _add_review_commands(commands, formatter)
     _add_marks_commands(commands, formatter)
+    _add_export_commands(commands, formatter)
     return parser
 
 
@@ -380,6 +382,41 @@ def _similar(arguments: argparse.Namespace) -> int:
     print(f"{len(report.pairs)} pairs of {report.compared} submissions; {len(report.short)} too short to tell")
     print(arguments.out / "similar.html")
     return 0
+
+
+def _add_export_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser], formatter: Any) -> None:
+    export = commands.add_parser(
+        "export",
+        help="write the marks as CSV or Excel, or for Canvas or Moodle",
+        description="Writes the marks of a course folder, the one that `autograder nbgrader` made, to a file:\n"
+        "  csv      a row a student with everything, for other programs\n"
+        "  excel    the same, with a sheet on how each mark comes about\n"
+        "  canvas   what Canvas's gradebook imports: the three parts of the mark, which add up to it\n"
+        "  moodle   what Moodle's gradebook imports, likewise\n"
+        "With --week only that week's score, of 100 points. Canvas needs canvas_id, sis_id or sis_login in roster.csv, Moodle\n"
+        "moodle_id or email: who has none is left out and named, and the command exits with 1. How to import: docs/exports.md.",
+        formatter_class=formatter,
+    )
+    export.add_argument("folder", metavar="DIR", type=Path, help="the course folder")
+    export.add_argument("--format", choices=("csv", "excel", "canvas", "moodle"), required=True, help="what the file is for")
+    export.add_argument("--out", metavar="FILE", type=Path, required=True, help="the file, .csv or .xlsx; replaced if there")
+    export.add_argument("--week", type=int, help="only this week's score (default: the whole mark)")
+    export.add_argument("--lang", choices=("en", "zh"), default="en", help="of headings and explanations (default en)")
+    export.set_defaults(run=_export)
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    course = load()
+    week = None if arguments.week is None else course.week(arguments.week).number
+    from autograder import exports, marks
+    from autograder.intake import clean
+
+    found = marks.load(arguments.folder, course, arguments.lang)
+    written = exports.write(arguments.folder, found, course, arguments.format, arguments.out, week, arguments.lang)
+    for note in written.notes:
+        print(f"autograder: {note}", file=sys.stderr)
+    print(f"{written.students} student{'s' * (written.students != 1)} in {clean(str(arguments.out))}")
+    return 1 if written.left_out else 0
 
 
 def _check(arguments: argparse.Namespace) -> int:
