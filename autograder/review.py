@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autograder import sanitise
+from autograder import sanitise, syllabus
 from autograder.judge.runner import ROOT
 from autograder.manifest import Lang, Week
 
@@ -138,27 +138,7 @@ def ruff(files: Mapping[str, bytes]) -> list[str]:
     return lines
 
 
-_RUBRIC: dict[Lang, tuple[tuple[str, int, str], ...]] = {
-    "en": (
-        ("Says what it computes", 5, "names of the field, shapes where they are not obvious, the equation's structure visible"),
-        ("As short as the equation allows", 4, "no copies, no dead branches, no state that could be derived"),
-        ("Errors and edges", 3, "raised where the contract wants them, before anything changes, with a text that helps"),
-        ("Comments", 3, "say why; nothing is left that only served debugging"),
-    ),
-    "zh": (
-        ("代码说明它在计算什么", 5, "使用领域通用的命名；形状不明显处有说明；看得出公式的结构"),
-        ("公式允许的最短写法", 4, "没有重复代码、无用分支、可推导而出的状态"),
-        ("错误与边界情形", 3, "在约定要求处、在任何改动之前抛出，文字有帮助"),
-        ("注释", 3, "说明原因；没有只为调试而留下的内容"),
-    ),
-}
-
-
 def rubric(week: Week, lang: Lang = "en") -> str:
-    """The review's rubric, scaled to the week's points, as a Markdown table."""
-    rows = _RUBRIC[lang]
-    scale = week.points.review / sum(points for _, points, _ in rows)
+    """The rubric of the week's review, as Markdown."""
     head = "### 代码评审" if lang == "zh" else "### Code review"
-    table = ["| | 分 | |" if lang == "zh" else "| | points | |", "|---|---|---|"]
-    table += [f"| {title} | {points * scale:g} | {text} |" for title, points, text in rows]
-    return "\n".join([head, "", *table])
+    return "\n\n".join([head, syllabus.rubric(week.review, lang)])
