@@ -194,6 +194,7 @@ def _parser() -> argparse.ArgumentParser:
     selftest.add_argument("--quiet", action="store_true", help="no progress bar")
     selftest.set_defaults(run=_selftest)
     _add_review_commands(commands, formatter)
+    _add_ta_commands(commands, formatter)
     return parser
 
 
@@ -216,6 +217,35 @@ def _add_review_commands(commands: argparse._SubParsersAction[argparse.ArgumentP
     similar.add_argument("--threshold", type=float, help="share from 0 to 1 (default: from the bank's independent answers)")
     similar.add_argument("--lang", choices=("en", "zh"), default="en", help="the page's language (default en)")
     similar.set_defaults(run=_similar)
+
+
+def _add_ta_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser], formatter: Any) -> None:
+    comments = commands.add_parser(
+        "comments",
+        help="comments for the code review, to copy",
+        description="Prints the comment bank: with a WEEK, what to say of each misunderstanding that the week's checks know, and\n"
+        "where to read again; without, the general remarks on code. In nbgrader those that fit a submission stand below it.\n"
+        "  autograder comments 4 --search merge      those about merging\n"
+        "  autograder comments 4 --search 4.3        those of one task",
+        formatter_class=formatter,
+    )
+    comments.add_argument("week", metavar="WEEK", type=int, nargs="?", help="the week (default: the general remarks)")
+    comments.add_argument("--search", metavar="TEXT", default="", help="only those that contain TEXT, in either language")
+    comments.add_argument("--lang", choices=("en", "zh"), default="en", help="their language (default en)")
+    comments.set_defaults(run=_comments)
+
+
+def _comments(arguments: argparse.Namespace) -> int:
+    course = load()
+    week = None if arguments.week is None else _weeks(course, [arguments.week])[0]
+    from autograder import comments
+    from autograder.intake import clean
+
+    found = list(comments.search(week, arguments.search, arguments.lang))
+    if not found:
+        raise UsageError(f'no comment contains "{clean(arguments.search)}"; try a shorter word, or another week')
+    print("\n\n".join(f"{heading}\n{text}" for heading, text in found))
+    return 0
 
 
 def _similar(arguments: argparse.Namespace) -> int:

@@ -13,8 +13,9 @@ import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
+Data = TypeVar("Data")
 Lang = Literal["en", "zh"]
 
 MAX_CORE_TASKS = 4
@@ -360,6 +361,18 @@ def parse(data: bytes, name: str = "course/course.toml") -> Course:
         raise ManifestError(f"{name}: is not valid TOML ({error}); correct the file") from None
     course: Course = _table(Course, raw, (name,), {})
     return dataclasses.replace(course, sha256=hashlib.sha256(data).hexdigest())
+
+
+def table(cls: type[Data], raw: object, *place: str) -> Data:
+    """Builds a dataclass of this kind from a table of another TOML file, by the same rules; ``place`` begins with the file.
+
+    Raises:
+        ManifestError: the table breaks a rule.
+    """
+    if type(raw) is not dict:
+        raise _error(place, f"must be a table, not {_show(raw)}")
+    made: Data = _table(cls, raw, place, {})
+    return made
 
 
 def _table(cls: Any, raw: dict[str, Any], place: tuple[str, ...], outer: dict[str, Any]) -> Any:
