@@ -223,7 +223,7 @@ def _add_ta_commands(commands: argparse._SubParsersAction[argparse.ArgumentParse
     comments = commands.add_parser(
         "comments",
         help="comments for the code review, to copy",
-        description="Prints the comment bank: with a WEEK, what to say of each misunderstanding that the week's checks know, and\n"
+        description="Prints the comment bank: with a WEEK, what to say of each misunderstanding that its checks know, and\n"
         "where to read again; without, the general remarks on code. In nbgrader those that fit a submission stand below it.\n"
         "  autograder comments 4 --search merge      those about merging\n"
         "  autograder comments 4 --search 4.3        those of one task",
