@@ -210,6 +210,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_review_commands(commands, formatter)
     _add_marks_commands(commands, formatter)
     _add_export_commands(commands, formatter)
+    _add_ta_commands(commands, formatter)
     return parser
 
 
@@ -360,6 +361,35 @@ def _marks(arguments: argparse.Namespace) -> int:
         print("\n\n".join(report.mark_lines(mark, arguments.lang) for mark in found))
     else:
         print(report.marks_table(found, arguments.lang))
+    return 0
+
+
+def _add_ta_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser], formatter: Any) -> None:
+    comments = commands.add_parser(
+        "comments",
+        help="comments for the code review, to copy",
+        description="Prints the comment bank: with a WEEK, what to say of each misunderstanding that its checks know, and\n"
+        "where to read again; without, the general remarks on code. In nbgrader those that fit a submission stand below it.\n"
+        "  autograder comments 4 --search merge      those about merging\n"
+        "  autograder comments 4 --search 4.3        those of one task",
+        formatter_class=formatter,
+    )
+    comments.add_argument("week", metavar="WEEK", type=int, nargs="?", help="the week (default: the general remarks)")
+    comments.add_argument("--search", metavar="TEXT", default="", help="only those that contain TEXT, in either language")
+    comments.add_argument("--lang", choices=("en", "zh"), default="en", help="their language (default en)")
+    comments.set_defaults(run=_comments)
+
+
+def _comments(arguments: argparse.Namespace) -> int:
+    course = load()
+    week = None if arguments.week is None else _weeks(course, [arguments.week])[0]
+    from autograder import comments
+    from autograder.intake import clean
+
+    found = list(comments.search(week, arguments.search, arguments.lang))
+    if not found:
+        raise UsageError(f'no comment contains "{clean(arguments.search)}"; try a shorter word, or another week')
+    print("\n\n".join(f"{heading}\n{text}" for heading, text in found))
     return 0
 
 
