@@ -134,14 +134,18 @@ def _contents(book: Gradebook) -> Contents:
         .join(GradeCell, Grade.cell_id == GradeCell.id)
     )  # fmt: skip
     for key, notebook, name, auto, manual, extra, maximum, waits in book.db.execute(cells):
-        cell = Cell(exact(auto), exact(manual), exact(extra) or Fraction(0), exact(maximum) or Fraction(0), bool(waits))
+        cell = Cell(_given(auto), _given(manual), exact(extra or 0), exact(maximum), bool(waits))
         submissions[key].cells[notebook, name] = cell
     return Contents(students, due, found)
 
 
-def exact(value: float | None) -> Fraction | None:
+def exact(value: float) -> Fraction:
     """A score as the fraction that was meant: a third of 20 points comes out of the database as 6.666666666666667."""
-    return None if value is None else Fraction(value).limit_denominator(10_000)
+    return Fraction(value).limit_denominator(10_000)
+
+
+def _given(value: float | None) -> Fraction | None:
+    return None if value is None else exact(value)
 
 
 def _utc(when: datetime.datetime | None) -> datetime.datetime | None:
@@ -170,8 +174,7 @@ def enter_code(book: Gradebook, week: Week, results: Sequence[Result]) -> None:
     """
     for result in results:
         if result["status"] == "graded":
-            scores = {nbcourse.grade_id(task["id"]): task["score"] for task in result["tasks"] if task["max_score"]}
-            _enter(book, week, nbcourse.CODE, result["student"], scores, manual=[nbcourse.REVIEW])
+            _enter(book, week, nbcourse.CODE, result["student"], code_scores(result), manual=[nbcourse.REVIEW])
 
 
 def enter_lab(book: Gradebook, week: Week, labs: Iterable[Mapping[str, Any]]) -> None:
@@ -183,9 +186,18 @@ def enter_lab(book: Gradebook, week: Week, labs: Iterable[Mapping[str, Any]]) ->
     written = {question.grade_id for question in week.questions if question.written}
     for lab in labs:
         if lab["status"] == "graded":
-            scores = {q["id"].partition(".")[2]: q["score"] for q in lab["questions"]}
-            scores = {name: score for name, score in scores.items() if name not in written}
-            _enter(book, week, week.folder, lab["student"], scores, manual=written)
+            _enter(book, week, week.folder, lab["student"], lab_scores(week, lab), manual=written)
+
+
+def code_scores(result: Result) -> dict[str, float]:
+    """The score of each core task's cell in a graded result."""
+    return {nbcourse.grade_id(task["id"]): task["score"] for task in result["tasks"] if task["max_score"]}
+
+
+def lab_scores(week: Week, lab: Mapping[str, Any]) -> dict[str, float]:
+    """The score of each cell of a graded lab that the judge marks."""
+    scores = {q["id"].partition(".")[2]: q["score"] for q in lab["questions"]}
+    return {q.grade_id: scores[q.grade_id] for q in week.questions if not q.written and q.grade_id in scores}
 
 
 def _enter(book: Gradebook, week: Week, notebook: str, student: str, scores: Mapping[str, float], manual: Iterable[str]) -> None:

@@ -65,7 +65,7 @@ def print_class(summary: Summary, week: Week, out: Path) -> None:
     results = summary.results
     tasks = [t.id for t in week.tasks]
     names = {r["student"]: clean(r["student"])[:30] for r in results}
-    width = max([7, *map(_columns, names.values())])
+    width = max([7, *map(columns, names.values())])
     print(f"{'student':<{width}}  {'score':>7}  " + "  ".join(f"{t:>11}" for t in tasks))
     for result in results[:_ROWS]:
         score = "-" if result["status"] == "ungraded" else f"{result['score']:g}/{result['max_score']}"
@@ -73,7 +73,7 @@ def print_class(summary: Summary, week: Week, out: Path) -> None:
         row = "  ".join(f"{cells.get(t, '-'):>11}" for t in tasks)
         note = f"  {clean(result['message'])}" if result["message"] else ""
         name = names[result["student"]]
-        print(f"{name}{' ' * (width - _columns(name))}  {score:>7}  {row}{note}")
+        print(f"{name}{' ' * (width - columns(name))}  {score:>7}  {row}{note}")
     if len(results) > _ROWS:
         print(f"... and {len(results) - _ROWS} more")
     for line in summary.lines:
@@ -123,14 +123,12 @@ def marks_table(marks: list[Mark], lang: Lang) -> str:
     for mark in marks:
         parts = ["-" if part.earned is None else rounded(part.earned) for part in mark.parts]
         rows.append([clean(mark.person.student)[:30], *parts, f"{rounded(mark.total)} / {mark.out_of}"])
-    widths = [max(_columns(row[column]) for row in rows) for column in range(len(rows[0]))]
+    widths = [max(columns(row[column]) for row in rows) for column in range(len(rows[0]))]
+    notes = ["", *(_standing(mark, zh) for mark in marks)]
     lines = []
-    for row, mark in zip(rows, [None, *marks], strict=True):
-        cells = [
-            _fill(row[0], widths[0]),
-            *(_fill(cell, width, right=True) for cell, width in zip(row[1:], widths[1:], strict=True)),
-        ]
-        lines.append("  ".join(cells) + (_standing(mark, zh) if mark else ""))
+    for (name, *numbers), note in zip(rows, notes, strict=True):
+        cells = [fill(name, widths[0]), *(fill(n, width, right=True) for n, width in zip(numbers, widths[1:], strict=True))]
+        lines.append("  ".join(cells) + note)
     waiting = sum(bool(mark.pending) for mark in marks)
     if waiting:
         lines.append(
@@ -166,11 +164,12 @@ def _standing(mark: Mark, zh: bool) -> str:
     return ("  未确定" if zh else "  provisional") if mark.pending else ""
 
 
-def _fill(text: str, width: int, right: bool = False) -> str:
-    space = " " * (width - _columns(text))
+def fill(text: str, width: int, right: bool = False) -> str:
+    """A text in a column so wide as a terminal shows it."""
+    space = " " * (width - columns(text))
     return space + text if right else text + space
 
 
-def _columns(text: str) -> int:
+def columns(text: str) -> int:
     """How wide a terminal shows a text: Chinese characters take two columns."""
     return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)

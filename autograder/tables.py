@@ -10,7 +10,6 @@ from pathlib import Path
 
 from autograder import UserError
 
-
 ROSTER = ("student", "name", "email", "canvas_id", "sis_id", "sis_login", "section", "moodle_id")  # columns of roster.csv
 
 
