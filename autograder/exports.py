@@ -274,23 +274,24 @@ def _excel(view: _View) -> bytes:
 
 def _sheet(book: Workbook, title: str, head: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
     sheet = book.create_sheet(title)
-    for place in range(len(head)):
-        column = [head[place], *(row[place] for row in rows)]
-        widest = max(map(_width, column))
-        align = Alignment(vertical="top", wrap_text=widest > _WIDEST)
-        if any(isinstance(value, int | Decimal) for value in column):
-            align = Alignment(vertical="top", horizontal="right", indent=1)
-        for number, value in enumerate(column, 1):
+    for place, heading in enumerate(head):
+        column = [row[place] for row in rows]
+        widest = max(map(_width, [heading, *column]))
+        for number, value in enumerate([heading, *column], 1):
             if value is None or value == "":
                 continue
             cell = sheet.cell(number, place + 1)
-            cell.alignment = align
             if isinstance(value, str):
                 _put_text(cell, value)
             else:
                 cell.value = value
                 cell.number_format = "0.00" if isinstance(value, Decimal) else "0"
-        sheet.cell(1, place + 1).font = Font(name="Calibri", size=11, bold=True)
+            if widest > _WIDEST:  # a style costs more time than a cell: only where it is needed
+                cell.alignment = Alignment(wrap_text=True)
+        first = sheet.cell(1, place + 1)
+        first.font = Font(name="Calibri", size=11, bold=True)
+        if any(isinstance(value, int | Decimal) for value in column):
+            first.alignment = Alignment(horizontal="right")
         sheet.column_dimensions[get_column_letter(place + 1)].width = min(widest, _WIDEST) + 3
     sheet.freeze_panes = "C2"  # the headings, and who it is
     sheet.auto_filter.ref = sheet.dimensions
@@ -303,8 +304,8 @@ def _put_text(cell: ExcelCell, text: str) -> None:
     text = plain(text)
     cell.value = text
     cell.data_type = "s"  # and not a formula or an error, which openpyxl makes of "=1" and "#N/A"
-    # Who edits such a cell, or saves the sheet as CSV, would set it free without this.
-    cell.quotePrefix = spreadsheet_safe(text) != text
+    if spreadsheet_safe(text) != text:
+        cell.quotePrefix = True  # or who edits the cell would set it free
 
 
 def _width(value: Cell) -> int:

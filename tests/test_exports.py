@@ -418,7 +418,7 @@ def test_a_write_that_fails_leaves_the_old_file(export: Exporter, monkeypatch: p
 def test_the_marks_of_a_course_folder(export: Exporter, course: Course) -> None:
     root = export.root / "course"
     nbcourse.write(root, course, [course.week(4)], "en", None, "bwrap")
-    with Gradebook(nbcourse.database(root), nbcourse.COURSE) as book:
+    with Gradebook(nbcourse.database(root), nbcourse.COURSE) as book, book.db.no_autoflush:
         book.add_assignment("week04")
         book.add_notebook("code", "week04")
         book.add_grade_cell("t1", "code", "week04", max_score=70, cell_type="code")
