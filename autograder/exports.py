@@ -412,7 +412,9 @@ def _moodle(marks: Sequence[Mark]) -> _Roll:
 
 def _usable(text: str) -> str:
     """An identifier that can be written as it is, or "": one that a spreadsheet would run may be neither written nor altered."""
-    return text if text == text.strip() and text.isprintable() and '"' not in text and spreadsheet_safe(text) == text else ""
+    # PHP takes a backslash before a quote for an escape, and a cell with a comma ends in a quote.
+    odd = '"' in text or text.endswith("\\") or text != text.strip() or not text.isprintable()
+    return "" if odd or spreadsheet_safe(text) != text else text
 
 
 def _differ(column: str, found: Iterable[tuple[Mark, str]]) -> None:
@@ -425,7 +427,7 @@ def _differ(column: str, found: Iterable[tuple[Mark, str]]) -> None:
 
 
 def _label(person: Person) -> str:
-    """A name for people to read; PHP and Python disagree on a backslash before a quote."""
+    """A name for people to read, without quotes and backslashes (see `_usable`)."""
     return plain(person.name or person.student).replace('"', "'").replace("\\", "/")
 
 

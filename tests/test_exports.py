@@ -14,7 +14,7 @@ from typing import Any
 
 import openpyxl
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from nbgrader.api import Gradebook
 
@@ -327,6 +327,8 @@ def test_moodle_goes_by_the_address_where_more_students_have_one(export: Exporte
 
 @slow
 @given(name=TEXT, section=TEXT, sis=TEXT, login=TEXT, email=TEXT, number=TEXT)
+@example(name="Li,\\", section="", sis="x", login="", email="", number="m2")
+@example(name="", section="", sis="x", login="", email="", number="m,\\")
 def test_no_name_or_identifier_breaks_an_import(
     export: Exporter, name: str, section: str, sis: str, login: str, email: str, number: str
 ) -> None:
