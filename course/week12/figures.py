@@ -118,8 +118,12 @@ def sign_flips(folder: Path) -> None:
     )
     axes.set(xlabel="sum of the differences with their signs drawn anew", ylabel="vectors of signs (count)", ylim=(0, 5.6))
     axes.legend(loc="upper center", ncols=2)
-    zh = {"less extreme": "不那么极端", "as extreme as what was seen": "与观测值同样极端",
-          "sum of the differences with their signs drawn anew": "重新抽取符号之后各差之和", "vectors of signs (count)": "符号向量（个数）"}  # fmt: skip
+    zh = {
+        "less extreme": "不那么极端",
+        "as extreme as what was seen": "与观测值同样极端",
+        "sum of the differences with their signs drawn anew": "重新抽取符号之后各差之和",
+        "vectors of signs (count)": "符号向量（个数）",
+    }
     drawing.save(figure, folder, "sign-flips", zh)
 
 
@@ -132,8 +136,13 @@ def pairing(folder: Path) -> None:
     axes.plot([0.8], [np.sqrt(0.4)], "o", color=drawing.COLOURS[4], label="the example")
     axes.set(xlabel="correlation ρ of the two scores", ylabel="standard deviation of d, in s", xlim=(-0.5, 1), ylim=(0, 1.9))
     axes.legend(loc="lower left")
-    zh = {"paired": "配对", "not paired": "不配对", "the example": "算例", "correlation ρ of the two scores": "两个得分的相关系数 ρ",
-          "standard deviation of d, in s": "d 的标准差（以 s 为单位）"}  # fmt: skip
+    zh = {
+        "paired": "配对",
+        "not paired": "不配对",
+        "the example": "算例",
+        "correlation ρ of the two scores": "两个得分的相关系数 ρ",
+        "standard deviation of d, in s": "d 的标准差（以 s 为单位）",
+    }
     drawing.save(figure, folder, "pairing", zh)
 
 
@@ -149,9 +158,14 @@ def verdicts(folder: Path) -> None:
     axes.set_yticks([0, -1, -2], list(rows))
     axes.set(xlabel="difference of the accuracies, first minus second", ylabel="comparison", ylim=(-2.6, 0.9))
     axes.legend(loc="lower right")
-    zh = {"I₁: inconclusive": "I₁：无法定论", "I₂: first higher": "I₂：第一个更高", "I₃: equal within M": "I₃：在 M 之内相等",
-          "margin −M to M": "界限 −M 至 M", "comparison": "比较",
-          "difference of the accuracies, first minus second": "准确率之差（第一个减第二个）"}  # fmt: skip
+    zh = {
+        "I₁: inconclusive": "I₁：无法定论",
+        "I₂: first higher": "I₂：第一个更高",
+        "I₃: equal within M": "I₃：在 M 之内相等",
+        "margin −M to M": "界限 −M 至 M",
+        "comparison": "比较",
+        "difference of the accuracies, first minus second": "准确率之差（第一个减第二个）",
+    }
     drawing.save(figure, folder, "verdicts", zh)
 
 
@@ -163,13 +177,22 @@ def family(folder: Path) -> None:
     axes.plot(m, 1 - (1 - LEVEL / m) ** m, "s--", label="corrected (Bonferroni, Holm)")
     axes.set(xlabel="number of comparisons m", ylabel="probability of a false find", xlim=(0.5, 10.5), ylim=(0, 0.45))
     axes.legend(loc="upper left")
-    zh = {"each at the level 0.05": "各自取水平 0.05", "corrected (Bonferroni, Holm)": "校正之后（Bonferroni、Holm）",
-          "number of comparisons m": "比较的个数 m", "probability of a false find": "错误发现的概率"}  # fmt: skip
+    zh = {
+        "each at the level 0.05": "各自取水平 0.05",
+        "corrected (Bonferroni, Holm)": "校正之后（Bonferroni、Holm）",
+        "number of comparisons m": "比较的个数 m",
+        "probability of a false find": "错误发现的概率",
+    }
     drawing.save(figure, folder, "false-finds", zh)
 
 
 if __name__ == "__main__":
     run(
-        why_it_matters=why, run_experiment=experiment, paired_comparison=comparison, report=report, holm=holm, quiz=quiz,
+        why_it_matters=why,
+        run_experiment=experiment,
+        paired_comparison=comparison,
+        report=report,
+        holm=holm,
+        quiz=quiz,
         pictures=[sign_flips, pairing, verdicts, family],
-    )  # fmt: skip
+    )
