@@ -286,7 +286,7 @@ def pivots(folder: Path) -> None:
             column = np.linalg.norm(rest, axis=0).argmax() if name == "pivoted" else k
             q = rest[:, column] / max(np.linalg.norm(rest[:, column]), 1e-12)
             rest = rest - np.outer(q, q @ rest)
-            values.append(np.linalg.norm(rest) / total)
+            values.append(float(np.linalg.norm(rest) / total))
     ranks = np.arange(1, size + 1)
     figure, axes = drawing.canvas(height=3.2)
     axes.plot(ranks, left["not pivoted"], ":", label="QR, columns in their order")
