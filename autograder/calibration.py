@@ -112,12 +112,13 @@ def page(week: Week, lang: Lang = "en", *, key: bool = False) -> str:
         about_key = (
             "These scores are where a discussion starts, not the truth: where you differ by 2 or more, argue from the code."
         )
-    parts.append(about_key if key else about)
+    parts += [about_key] if key else [about, syllabus.rubric(week.review, lang)]
     for letter, example in zip("ABC", examples, strict=True):
         name = f"示例 {letter}" if zh else f"Example {letter}"
         if key:
             of_all = f"{example.points} / {week.points.review}"
-            parts.append(f"## {name}{'：' if zh else ': '}{_TITLES[example.level].of(lang)}, {of_all}")
+            level = _TITLES[example.level].of(lang)
+            parts.append(f"## {name}：{level}，{of_all}" if zh else f"## {name}: {level}, {of_all}")
             scored = [(one, example.scores[one.id]) for one in week.review]
             lines = [(one.title.of(lang), f"{got.points} / {one.points}", got.of(lang)) for one, got in scored]
             head = ("评分项", "得分", "理由") if zh else ("Criterion", "Points", "Why")
@@ -126,6 +127,4 @@ def page(week: Week, lang: Lang = "en", *, key: bool = False) -> str:
             lines = [(one.title.of(lang), f"   / {one.points}", "") for one in week.review]
             head = ("评分项", "得分", "理由（指出行）") if zh else ("Criterion", "Points", "Why (name the line)")
         parts.append(syllabus.table(head, lines, right=(1,)))
-    if not key:
-        parts.append(("## 评分标准" if zh else "## The rubric") + "\n\n" + syllabus.rubric(week.review, lang))
     return "\n\n".join(parts) + "\n"

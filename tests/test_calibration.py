@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from autograder import bank, build, calibration, release, review
+from autograder import bank, calibration, review
 from autograder.cli import main
-from autograder.judge.runner import ROOT, Runner, loopback
-from autograder.manifest import Course, ManifestError, Week, load
+from autograder.judge.runner import ROOT, Runner, TaskRun, loopback
+from autograder.manifest import ManifestError, Week, load
 
 WEEKS = [week for week in load().weeks if calibration.folder(week).is_dir()]
 RANGES = {"strong": range(13, 16), "middling": range(8, 12), "weak": range(3, 6)}
@@ -106,20 +106,3 @@ def test_a_score_that_does_not_fit_is_refused_in_one_line(
     (copied / "weak.py").unlink()
     with pytest.raises((calibration.CalibrationError, ManifestError)):
         calibration.of(week)
-
-
-def test_students_get_no_example(course: Course, week: Week, tmp_path: Path) -> None:
-    """Neither by the list of what is released, nor when somebody copies a piece into a lecture."""
-    assert not [name for name in release._names([week]) if "bank" in name or "calibration" in name]
-    example = next(one for one in calibration.of(week) if one.level == "weak")
-    function = next(build.functions(example.source))
-    assert function in release._of_bank(course)
-    (tmp_path / "lecture.md").write_text(f"```python\n{example.source}\n```\n", encoding="utf-8")
-    assert any("calibration/weak" in line for line in release.problems(tmp_path, course))
-
-
-def test_a_line_of_a_comment_or_of_the_key_is_found_in_a_release(course: Course, week: Week, tmp_path: Path) -> None:
-    for path in (bank.BANK / week.folder / "comments.toml", calibration.folder(week) / "calibration.toml"):
-        line = max(path.read_text(encoding="utf-8").splitlines(), key=len)
-        (tmp_path / "lecture.md").write_text(line + "\n", encoding="utf-8")
-        assert any("lecture.md:1 is a line of a key" in found for found in release.problems(tmp_path, course)), path
