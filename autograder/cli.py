@@ -27,6 +27,8 @@ instructors:  autograder grade submissions --week 4 --out results/week04
               autograder report results/week04   what the class misunderstood, as one page
               autograder release --out DIR       the students' repository, without any solution
               autograder export DIR --format canvas --out FILE.csv   the marks, for Canvas, Moodle or Excel
+TAs:          autograder calibrate 4       three submissions to mark before the class's
+              autograder comments 4        comments for the code review
 authors:      autograder build              make stubs, notebooks and syllabus from their sources
               autograder build --check      fail if anything is stale, leaked or scored wrongly
               autograder selftest           grade the grader: wrong answers must lose points, right ones none
@@ -379,6 +381,21 @@ def _add_ta_commands(commands: argparse._SubParsersAction[argparse.ArgumentParse
     comments.add_argument("--lang", choices=("en", "zh"), default="en", help="their language (default en)")
     comments.set_defaults(run=_comments)
 
+    calibrate = commands.add_parser(
+        "calibrate",
+        help="three submissions to mark before you mark a class",
+        description="Prints three submissions of a week as Markdown, with the rubric left blank. All of them pass every check:\n"
+        "what differs is the code. Everybody marks them alone; then you compare, with each other and with the key:\n"
+        "  autograder calibrate 4 > marks.md\n"
+        "  autograder calibrate 4 --key\n"
+        "How to spend the half hour: docs/tas.md.",
+        formatter_class=formatter,
+    )
+    calibrate.add_argument("week", metavar="WEEK", type=int, help="the week; not all have examples")
+    calibrate.add_argument("--key", action="store_true", help="the scores, with reasons, in place of the code")
+    calibrate.add_argument("--lang", choices=("en", "zh"), default="en", help="the language (default en)")
+    calibrate.set_defaults(run=_calibrate)
+
 
 def _comments(arguments: argparse.Namespace) -> int:
     course = load()
@@ -390,6 +407,14 @@ def _comments(arguments: argparse.Namespace) -> int:
     if not found:
         raise UsageError(f'no comment contains "{clean(arguments.search)}"; try a shorter word, or another week')
     print("\n\n".join(f"{heading}\n{text}" for heading, text in found))
+    return 0
+
+
+def _calibrate(arguments: argparse.Namespace) -> int:
+    week = load().week(arguments.week)
+    from autograder import calibration
+
+    print(calibration.page(week, arguments.lang, key=arguments.key), end="")
     return 0
 
 

@@ -43,6 +43,7 @@ WHOLE = (
 )  # fmt: skip
 _JUNK = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
 _KEYS = ("answers.toml", "review.md")
+_TEXTS = ("comments.toml", "calibration.toml")
 _LONG = 50  # characters; a shorter line of a key may stand anywhere
 
 
@@ -94,10 +95,11 @@ def problems(release: Path, course: Course) -> Iterator[str]:
             return
     files = [path for path in sorted(release.rglob("*")) if path.suffix in (".py", ".md", ".ipynb") and path.is_file()]
     yield from build.leaks(course, files, _of_bank(course))
+    keys = [path for name in _KEYS for path in (ROOT / "solutions").glob(f"*/{name}")]
+    keys += [path for name in _TEXTS for path in bank.BANK.rglob(name)]
     secret = {
         _line(line): f"{path.parent.name}/{path.name}"
-        for name in _KEYS
-        for path in (ROOT / "solutions").glob(f"*/{name}")
+        for path in keys
         for line in path.read_text(encoding="utf-8").splitlines()
         if len(line.strip()) >= _LONG
     }
@@ -137,7 +139,7 @@ def _record(week: Week) -> bytes:
 
 @functools.cache
 def _of_bank(course: Course) -> dict[str, str]:
-    """Functions of mutants, held-out spellings and alternatives that are not the stub's own, by shape."""
+    """Functions of mutants, held-out spellings, alternatives and calibration examples that are not the stub's own, by shape."""
     fragments: dict[str, str] = {}
     for week in course.weeks:
         if not week.tasks:
@@ -147,6 +149,7 @@ def _of_bank(course: Course) -> dict[str, str]:
         sources = {f"mutants/{m.name}": m.source for m in bank.mutants(week, reference)}
         sources |= {f"heldout/{h.name}": h.source for h in bank.heldout(week, reference)}
         sources |= {f"alternatives/{path.parent.name}": path.read_text(encoding="utf-8") for path in bank.alternatives(week)}
+        sources |= {f"calibration/{path.stem}": path.read_text(encoding="utf-8") for path in bank.calibration(week)}
         for name, source in sources.items():
             fragments |= {shape: f"bank/{week.folder}/{name}" for shape in build.functions(source) if shape not in known}
     return fragments

@@ -140,11 +140,19 @@ def test_planted_pieces_are_found(copy: Path, course: Course) -> None:
     mutant = bank.mutants(week, reference)[0]
     (copy / "course" / "week02" / "more.py").write_text(mutant.source)
     (copy / "course" / "labs" / "other.py").write_text(bank.alternatives(week)[0].read_text(encoding="utf-8"))
+    (copy / "course" / "labs" / "marked.py").write_text(bank.calibration(week)[-1].read_text(encoding="utf-8"))
+    lines = [
+        max((bank.BANK / name).read_text(encoding="utf-8").splitlines(), key=len)
+        for name in ("comments.toml", "week02/comments.toml", "week02/calibration/calibration.toml")
+    ]
+    (copy / "docs" / "staff.md").write_text("\n".join(lines))
     key = max((ROOT / "solutions/week02/review.md").read_text(encoding="utf-8").splitlines(), key=len)
     (copy / "docs" / "notes.md").write_text(f"# Notes\n\n  {key}\n")
     found = "\n".join(release.problems(copy, course))
     assert "more.py:" in found and "holds a piece of the solution" in found
     assert "other.py:" in found and "(bank/week02/alternatives/" in found
+    assert "marked.py:" in found and "(bank/week02/calibration/" in found
+    assert all(f"docs/staff.md:{number} is a line of a key" in found for number in (1, 2, 3))
     assert "docs/notes.md:3 is a line of a key (week02/review.md)" in found
     (copy / "autograder" / "bank").mkdir()
     assert list(release.problems(copy, course)) == ["autograder/bank is for those who grade"]
