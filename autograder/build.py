@@ -1,4 +1,4 @@
-"""Makes what is generated: stubs and notebooks from solutions, the syllabus from the manifest; and checks that it is in order."""
+"""Makes what is generated: stubs and notebooks from solutions, the syllabus and the project's tables from data; and checks it all."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from autograder import UserError, notebooks, syllabus
+from autograder import UserError, notebooks, project, syllabus
 from autograder.judge import answers, scoring
 from autograder.judge.runner import ROOT, Broken, Runner, loopback, reference_stub
 from autograder.manifest import Course, Week
@@ -120,6 +120,7 @@ def edited(text: str) -> bool:
 def generated(course: Course) -> dict[Path, str]:
     """Every generated file's contents, by path."""
     files = {ROOT / name: syllabus.render(course, lang) for lang, name in syllabus.FILES.items()}
+    files |= project.pages()
     for week in course.weeks:
         if week.tasks:
             source = reference_stub(week).read_text(encoding="utf-8")

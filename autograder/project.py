@@ -232,6 +232,16 @@ def write_template(folder: Path, lang: Lang) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
+def pages() -> dict[Path, str]:
+    """The handbook's pages, with their tables as the project's file makes them.
+
+    Raises:
+        ManifestError: if a file is missing or breaks a rule.
+    """
+    project = load()
+    return {path: page(manifest.read(path)[0].decode(), project, lang) for lang, path in PAGES.items()}
+
+
 _WORDS = {
     "part": Text(en="Part", zh="部分"),
     "points": Text(en="Points", zh="分值"),
