@@ -1,4 +1,4 @@
-"""Makes what is generated: stubs and notebooks from solutions, the syllabus and the project's tables from data; and checks it all."""
+"""Makes what is generated: stubs and notebooks from solutions, syllabus and project tables from data; and checks it all."""
 
 from __future__ import annotations
 
