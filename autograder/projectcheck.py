@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import math
 import os
@@ -34,6 +35,7 @@ _WORDING = Path(__file__).resolve().parents[1] / "course" / "project_findings.to
 _DEPTH = 12
 _METRICS = 4 << 20  # bytes of results/metrics.json
 _MOST = 50  # findings of one kind in one file
+_FIGURES = 1000  # of a report; nobody has more
 _THIN = 20  # words of a section
 _PICKLES = {".bin", ".ckpt", ".dill", ".joblib", ".pickle", ".pkl", ".pt", ".pth"}
 _ARCHIVES = {".7z", ".bz2", ".gz", ".rar", ".tar", ".tgz", ".xz", ".zip", ".zst"}
@@ -460,7 +462,7 @@ class _Checker:
         elif words > most:
             self.add("long", name, words=words, most=most)
         figures = 0
-        for number, alt, target in projectpage.figures(page.lines):
+        for number, alt, target in itertools.islice(projectpage.figures(page.lines), _FIGURES):
             figures += 1
             if not alt.strip():
                 self.add("figure_alt", name, number, path=target)
