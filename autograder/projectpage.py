@@ -37,9 +37,13 @@ class Page:
 
 
 def parse(text: str) -> Page:
-    start = 0
-    while (start := text.find("<!--", start)) >= 0 and (end := text.find("-->", start + 4)) >= 0:
-        text = text[:start] + "\n" * text.count("\n", start, end) + text[end + 3 :]
+    """Read a page; its line breaks are newlines."""
+    pieces: list[str] = []
+    place = 0
+    while (start := text.find("<!--", place)) >= 0 and (end := text.find("-->", start + 4)) >= 0:
+        pieces += text[place:start], "\n" * text.count("\n", start, end)
+        place = end + 3
+    text = "".join(pieces) + text[place:]
     lines: list[str] = []
     headings: list[tuple[int, int, str]] = []
     fence = ""
@@ -61,6 +65,7 @@ def parse(text: str) -> Page:
 
 
 def words(lines: list[str]) -> int:
+    """How many words lines have; a Chinese character is one."""
     return sum(len(_WORD.findall(line)) for line in lines)
 
 

@@ -507,6 +507,7 @@ def test_of_one_kind_only_so_many_are_shown(done: Path) -> None:
 MOST = projectcode.MOST - 10
 HOSTILE = {
     "comments": ("report.md", "<!--" * (MOST // 4)),
+    "closed comments": ("report.md", "<!---->" * (MOST // 7)),
     "pictures": ("report.md", "![" * (MOST // 2)),
     "pictures with targets": ("report.md", "![a](" * (MOST // 5)),
     "tags": ("report.md", "<img " * (MOST // 5)),
