@@ -191,8 +191,7 @@ def load(path: Path | None = None) -> Project:
     Raises:
         ManifestError: the file is missing, is not TOML, or breaks a rule.
     """
-    project: Project = manifest.table(Project, *manifest.read(path or _ROOT / "course" / "project.toml"))
-    return project
+    return manifest.read(Project, path or _ROOT / "course" / "project.toml")
 
 
 def examples(project: Project) -> dict[str, Example]:
@@ -203,8 +202,7 @@ def examples(project: Project) -> dict[str, Example]:
     """
     found: dict[str, Example] = {}
     for path in EXAMPLES.glob("*/marks.toml"):
-        data, name = manifest.read(path)
-        example: Example = manifest.table(Example, data, name)
+        example, name = manifest.read(Example, path), path.relative_to(_ROOT).as_posix()
         ids = [mark.criterion for mark in example.marks]
         for mark in example.marks:
             criterion = project.criteria.get(mark.criterion)
@@ -236,10 +234,13 @@ def pages() -> dict[Path, str]:
     """The handbook's pages, with their tables as the project's file makes them.
 
     Raises:
-        ManifestError: if a file is missing or breaks a rule.
+        ManifestError: if course/project.toml or an example breaks a rule.
+        ProjectError: if a page is missing.
     """
     project = load()
-    return {path: page(manifest.read(path)[0].decode(), project, lang) for lang, path in PAGES.items()}
+    if missing := [path.name for path in PAGES.values() if not path.is_file()]:
+        raise ProjectError(f"docs/{missing[0]} is missing: get it back with git")
+    return {path: page(path.read_text(encoding="utf-8"), project, lang) for lang, path in PAGES.items()}
 
 
 _WORDS = {
