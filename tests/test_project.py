@@ -485,7 +485,15 @@ def test_too_many_too_deep_and_too_large(done: Path) -> None:
     for place in range(RULES.limits.files + 10):
         (done / f"f{place}").touch()
     report = projectcheck.check(done, RULES)
-    assert [f.code for f in report.findings].count("many") == 1 and report.files == RULES.limits.files
+    assert [f.code for f in report.findings].count("many") == 1 and report.files <= RULES.limits.files
+
+
+def test_folders_without_end_are_not_walked(done: Path) -> None:
+    for place in range(3000):
+        (done / "a" / f"{place}").mkdir(parents=True)
+    (done / "zz.py").write_text("eval('1')")
+    codes = {code for code, *_ in found(done)}
+    assert "many" in codes and not {"eval", "missing"} & codes
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
