@@ -22,6 +22,7 @@ _SECRETS = {
     "SSH, TLS": rb"-----BEGIN [A-Z ]{0,30}PRIVATE KEY",
 }
 MOST = 512 << 10  # bytes of a page, a program or a configuration; nobody writes more, and parsing it costs
+_LINE = 1000  # characters of a requirement
 _PINNED = re.compile(
     r"[A-Za-z0-9][\w.-]*(?:\[[\w\s,.-]*\])?\s*(?:===?\s*[\w.+!-]+|@\s*\S+(?:@[0-9a-f]{40}|#sha256=[0-9a-f]{64})\S*)\s*(?:[;#].*)?"
 )
@@ -106,10 +107,11 @@ def requirements(text: str) -> Iterator[Hint]:
     for line in re.sub(r"\\\n", " \0", text).split("\n"):  # a \0 stands for a line that is continued
         number += 1
         here, number = number, number + line.count("\0")
-        bare = re.sub(r"\s+--hash=\S+", "", line.replace("\0", " ")).split(" #")[0].strip()
+        words = line.replace("\0", " ").partition(" #")[0].split()
+        bare = " ".join(word for word in words if not word.startswith("--hash="))
         if bare and not bare.startswith(("#", "-")):
             names += 1
-            if not re.fullmatch(_PINNED, bare) or "*" in bare.partition(";")[0]:
+            if len(bare) > _LINE or not re.fullmatch(_PINNED, bare) or "*" in bare.partition(";")[0]:
                 yield "unpinned", here, {"what": bare}
     if not names:
         yield "no_requirement", 0, {}

@@ -90,7 +90,9 @@ def write(out: Path, course: Course, weeks: Sequence[Week], progress: Callable[[
 def problems(release: Path, course: Course) -> Iterator[str]:
     """What a release holds and must not, a line each: pieces of solutions, of the bank, lines of keys."""
     for path in sorted(release.rglob("*")):
-        if {"solutions", "bank", "tests"} & set(path.relative_to(release).parts):
+        parts = path.relative_to(release).parts
+        template = parts[:2] == ("course", "project_template")  # a project has tests of its own
+        if {"solutions", "bank", "tests"} & set(parts) and not template:
             yield f"{path.relative_to(release)} is for those who grade"
             return
     files = [path for path in sorted(release.rglob("*")) if path.suffix in (".py", ".md", ".ipynb") and path.is_file()]

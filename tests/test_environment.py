@@ -54,7 +54,7 @@ def _declared(names: list[str], *folders: str) -> None:
                 found |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 found.add(node.module.partition(".")[0])
-    places = (ROOT / "autograder" / "bank", ROOT / "benchmarks")
+    places = (ROOT / "autograder" / "bank", ROOT / "benchmarks", ROOT / "course" / "project_template")
     own = {"autograder", "course", "_pytest"} | {path.stem for place in places for path in place.rglob("*.py")}
     declared = {normal(name) for name in names} | {
         module for module, name in (("sklearn", "scikit-learn"), ("zmq", "pyzmq")) if name in names
