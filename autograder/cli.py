@@ -194,6 +194,7 @@ def _parser() -> argparse.ArgumentParser:
     selftest.add_argument("--quiet", action="store_true", help="no progress bar")
     selftest.set_defaults(run=_selftest)
     _add_review_commands(commands, formatter)
+    _add_platform_commands(commands, formatter)
     return parser
 
 
@@ -216,6 +217,26 @@ def _add_review_commands(commands: argparse._SubParsersAction[argparse.ArgumentP
     similar.add_argument("--threshold", type=float, help="share from 0 to 1 (default: from the bank's independent answers)")
     similar.add_argument("--lang", choices=("en", "zh"), default="en", help="the page's language (default en)")
     similar.set_defaults(run=_similar)
+
+
+def _add_platform_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser], formatter: Any) -> None:
+    gradescope = commands.add_parser(
+        "gradescope",
+        help="write the zip of a Gradescope programming assignment",
+        description="Writes the zip to upload under Configure Autograder of a Gradescope programming assignment. It holds the\n"
+        "grader and the week's solution: for instructors alone. In Gradescope's container the same judge gives the same\n"
+        "points as `autograder grade`, in bubblewrap where the container allows it, else with reduced isolation: separate\n"
+        "processes under other accounts. Every result says which. Settings that it needs there, and what it cannot do:\n"
+        "docs/platforms.md.",
+        formatter_class=formatter,
+    )
+    gradescope.add_argument("--week", type=int, required=True, help="the week that students hand in")
+    gradescope.add_argument("--out", metavar="ZIP", type=Path, required=True, help="autograder.zip, say")
+    gradescope.add_argument("--lang", choices=("en", "zh"), default="en", help="of the texts around the checks (default en)")
+    gradescope.add_argument(
+        "--isolation", choices=("auto", "bwrap", "process"), default="auto", help="bwrap: grade nothing where there is no bubblewrap"
+    )
+    gradescope.set_defaults(run=_gradescope)
 
 
 def _similar(arguments: argparse.Namespace) -> int:
@@ -382,6 +403,16 @@ def _nbgrader(arguments: argparse.Namespace) -> int:
     lines = nbcourse.write(arguments.folder, course, weeks, arguments.lang, arguments.db, arguments.isolation)
     print("\n".join(lines))
     print(f"next: cd {arguments.folder} && nbgrader generate_assignment {weeks[0].folder}")
+    return 0
+
+
+def _gradescope(arguments: argparse.Namespace) -> int:
+    (week,) = _weeks(load(), [arguments.week])
+    from autograder import gradescope
+
+    count = gradescope.write(arguments.out, week, arguments.lang, arguments.isolation)
+    print(f"{count} files in {arguments.out}, the solution of week {week.number} among them: keep it from students")
+    print("upload it under Configure Autograder, Zip file upload; docs/platforms.md has the settings")
     return 0
 
 

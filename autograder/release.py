@@ -34,6 +34,12 @@ WHOLE = (
     "LICENSE", "LICENSE-lectures", "constraints.txt", "course/__init__.py", "course/course.toml", "course/labs", "docs/labs.md",
     "docs/students.md", "environment.yml", "pyproject.toml", "scripts/setup.sh", "syllabus.md", "syllabus.zh.md", ".gitignore",
 )  # fmt: skip
+# What grading one week needs on another machine, the week's secrets among it: for those who grade.
+GRADING = (
+    "LICENSE", "autograder/*.*", "autograder/bank/*.py", "autograder/bank/{week}/mutants/**/*", "autograder/checks/*.py",
+    "autograder/checks/{week}/**/*", "autograder/inside/*.py", "autograder/judge/*.py", "constraints.txt", "course/__init__.py",
+    "course/course.toml", "course/labs/**/*", "pyproject.toml", "solutions/{week}/{stub}",
+)  # fmt: skip
 _JUNK = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
 _KEYS = ("answers.toml", "review.md")
 _LONG = 50  # characters; a shorter line of a key may stand anywhere
@@ -98,6 +104,13 @@ def problems(release: Path, course: Course) -> Iterator[str]:
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
             if len(line.strip()) >= _LONG and (origin := secret.get(_line(line))):
                 yield f"{path.relative_to(release)}:{number} is a line of a key ({origin})"
+
+
+def grader_files(week: Week) -> list[str]:
+    """The files that grading this week needs on another machine, by name: of solutions and mutants, those of this week alone."""
+    found = {path for name in GRADING for path in ROOT.glob(name.format(week=week.folder, stub=week.stub)) if path.is_file()}
+    names = [path.relative_to(ROOT) for path in found]
+    return sorted(name.as_posix() for name in names if "__pycache__" not in name.parts and not name.name.startswith("."))
 
 
 def _names(weeks: Sequence[Week]) -> Iterator[str]:
