@@ -233,9 +233,8 @@ def _add_platform_commands(commands: argparse._SubParsersAction[argparse.Argumen
     gradescope.add_argument("--week", type=int, required=True, help="the week that students hand in")
     gradescope.add_argument("--out", metavar="ZIP", type=Path, required=True, help="autograder.zip, say")
     gradescope.add_argument("--lang", choices=("en", "zh"), default="en", help="of the texts around the checks (default en)")
-    gradescope.add_argument(
-        "--isolation", choices=("auto", "bwrap", "process"), default="auto", help="bwrap: grade nothing where there is no bubblewrap"
-    )
+    levels = "bwrap: grade nothing where there is no bubblewrap"
+    gradescope.add_argument("--isolation", choices=("auto", "bwrap", "process"), default="auto", help=levels)
     gradescope.set_defaults(run=_gradescope)
 
 

@@ -1,4 +1,4 @@
-"""A Python that other accounts can start, for the tests of level `process`; the one that runs the tests may lie in a private home."""
+"""A Python that other accounts can start, for tests of level `process`: the one that runs the tests may lie in a private home."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from autograder import sandbox
 
-_PACKAGES = ("numpy", "numpy.libs", "pytest", "_pytest", "pluggy", "iniconfig", "packaging", "pygments")
+_PACKAGES = ("numpy", "numpy.libs", "pytest", "_pytest", "pluggy", "iniconfig", "packaging", "pygments", "py.py")
 _NO_LANDLOCK = "return int(_libc.syscall(_LANDLOCK_CREATE, None, ctypes.c_size_t(0), 1))"
 
 
@@ -43,6 +43,8 @@ def python() -> str | None:
     for name in _PACKAGES:
         if (here / name).is_dir():
             shutil.copytree(here / name, there / name, ignore=shutil.ignore_patterns("tests", "__pycache__"))
+        elif (here / name).is_file():
+            shutil.copy(here / name, there)
     return str(venv / "bin" / "python")
 
 

@@ -98,7 +98,8 @@ def in_account(week: Week, paths: list[str]) -> dict[str, Any]:
             classmates = [str(path) for path in Path(zygotes._tmp).glob("task-*/*/*")]
             assert len(classmates) == 2
             code = f"PATHS = {paths + classmates!r}\n" + ACCOUNT_CODE
-            with spawned(zygotes.sockets[0], week.limits, week.stub, {week.stub: code.encode(), "helper.py": b"x = 42\n"}) as link:
+            files = {week.stub: code.encode(), "helper.py": b"x = 42\n"}
+            with spawned(zygotes.sockets[0], week.limits, week.stub, files) as link:
                 Session(link).load()
     found: dict[str, Any] = json.loads(bytes(link.output).splitlines()[-1])
     return found

@@ -1,8 +1,8 @@
 """The zygote: a warm process inside the sandbox that forks one child for each task of each submission.
 
 Started as `python -m autograder.inside.zygote CONFIG` where CONFIG is JSON: {"level", "folder", "tmp", "account", "hidden",
-"keep", "preload", "sockets": [control socket file descriptors]}. After it has imported what the week needs it forks itself once for
-every control socket but the first, so that each judge has a zygote of its own for the price of one import.
+"keep", "preload", "sockets": [control socket file descriptors]}. After it has imported what the week needs it forks itself
+once for every control socket but the first, so that each judge has a zygote of its own for the price of one import.
 
 On a control socket the judge sends one JSON datagram a command, with file descriptors beside it:
     {"spawn": limits} + [channel, output]   ->  {"ok": true} + [pidfd]   or {"error": text}
