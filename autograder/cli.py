@@ -75,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--file", type=Path, help="the file to check (default: exercises/weekNN/<stub>)")
     check.add_argument("--tier", choices=("basic", "advanced"), help="only the checks of this tier")
     check.add_argument("--seed", type=int, default=0, help="what the inputs are drawn from (default 0)")
+    check.add_argument("--github", action="store_true", help="in GitHub Actions: points as annotations, a table as summary")
     check.set_defaults(run=_check)
 
     hint = commands.add_parser(
@@ -237,6 +238,21 @@ def _add_platform_commands(commands: argparse._SubParsersAction[argparse.Argumen
     gradescope.add_argument("--isolation", choices=("auto", "bwrap", "process"), default="auto", help=levels)
     gradescope.set_defaults(run=_gradescope)
 
+    classroom = commands.add_parser(
+        "classroom",
+        help="write a week's template repository for GitHub, with a workflow that checks every push",
+        description="Writes the students' repository of one week, as `autograder release --week` does, and into it\n"
+        "  .github/workflows/classroom.yml   checks every push and shows the points, in the words of GitHub Classroom\n"
+        "  .github/classroom/tests.json      the same as tests for Classroom 50 (gh teacher assignment add --tests)\n"
+        "Push it to a repository that is marked as template. Students can change what runs in their own repository: that is\n"
+        "feedback. Marks come from `autograder grade` over the clones: docs/platforms.md.",
+        formatter_class=formatter,
+    )
+    classroom.add_argument("--week", type=int, required=True, help="the week that is the assignment")
+    classroom.add_argument("--out", metavar="DIR", type=Path, required=True, help="a new folder")
+    classroom.add_argument("--quiet", action="store_true", help="no progress bar")
+    classroom.set_defaults(run=_classroom)
+
 
 def _similar(arguments: argparse.Namespace) -> int:
     week = load().week(arguments.week)
@@ -264,7 +280,7 @@ def _check(arguments: argparse.Namespace) -> int:
     week, tasks = _what(course, arguments.what)
     from autograder import home
     from autograder.judge import runner as judge
-    from autograder.report import print_check
+    from autograder.report import print_check, print_github
 
     path = arguments.file or judge.ROOT / "exercises" / week.folder / week.stub
     if not path.is_file():
@@ -275,7 +291,10 @@ def _check(arguments: argparse.Namespace) -> int:
     with home.hidden_packages(week):
         runner.run_in_pytest(lambda: runs.extend(runner.run(judge.loopback(path.resolve()))), silent=False)
 
-    return print_check(runs, path)
+    status = print_check(runs, path)
+    if arguments.github:
+        print_github(runs)
+    return status
 
 
 def _hint(arguments: argparse.Namespace) -> int:
@@ -412,6 +431,20 @@ def _gradescope(arguments: argparse.Namespace) -> int:
     count = gradescope.write(arguments.out, week, arguments.lang, arguments.isolation)
     print(f"{count} files in {arguments.out}, the solution of week {week.number} among them: keep it from students")
     print("upload it under Configure Autograder, Zip file upload; docs/platforms.md has the settings")
+    return 0
+
+
+def _classroom(arguments: argparse.Namespace) -> int:
+    course = load()
+    (week,) = _weeks(course, [arguments.week])
+    from tqdm import tqdm
+
+    from autograder import classroom
+
+    with tqdm(total=1, unit=" week", desc="recording", disable=arguments.quiet, leave=False) as bar:
+        count = classroom.write(arguments.out, course, week, lambda done, total: bar.update(done - bar.n))
+    print(f"{count} files in {arguments.out}, without solutions, mutants or keys")
+    print("push it to a repository on GitHub and mark that as template; docs/platforms.md goes on from there")
     return 0
 
 

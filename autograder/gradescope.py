@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -96,8 +95,6 @@ def write(out: Path, week: Week, lang: str = "en", isolation: str = "auto") -> i
     files[CONFIG] = (json.dumps(settings, indent=2) + "\n").encode()
     files["requirements.txt"] = "".join(f"{name}\n" for name in _dependencies()).encode()
     files |= {name: (ROOT / name).read_bytes() for name in grader_files(week)}
-    # Without the local part of a version, pip may take the CPU build or the usual one, whichever its index has.
-    files["constraints.txt"] = re.sub(rb"(?m)^(torch==[^+\s]+)\+\S+", rb"\1", (ROOT / "constraints.txt").read_bytes())
     data = io.BytesIO()
     with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in sorted(files):

@@ -7,10 +7,11 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from types import MappingProxyType
 
 from autograder import UserError, bank, build, notebooks
 from autograder.judge.recorded import FOLDER, PUBLIC_SEED
@@ -49,7 +50,14 @@ class ReleaseError(UserError):
     """The release was not written; the text says why."""
 
 
-def write(out: Path, course: Course, weeks: Sequence[Week], progress: Callable[[int, int], None], jobs: int) -> int:
+def write(
+    out: Path,
+    course: Course,
+    weeks: Sequence[Week],
+    progress: Callable[[int, int], None],
+    jobs: int,
+    more: Mapping[str, str] = MappingProxyType({}),
+) -> int:
     """Write the repository for these weeks to a new folder; returns how many files it has.
 
     It appears whole or not at all.
@@ -57,6 +65,7 @@ def write(out: Path, course: Course, weeks: Sequence[Week], progress: Callable[[
     Args:
         progress: called with the number of weeks recorded and of all.
         jobs: processes that record.
+        more: texts of further files, by path.
 
     Raises:
         ReleaseError: if the folder is there, or what would be released holds what it must not.
@@ -70,6 +79,9 @@ def write(out: Path, course: Course, weeks: Sequence[Week], progress: Callable[[
             _copy(ROOT / name, draft / name)
         for name in ("README.md", "README.zh.md"):
             _copy(ROOT / "docs" / "release" / name, draft / name)
+        for name, text in more.items():
+            (draft / name).parent.mkdir(parents=True, exist_ok=True)
+            (draft / name).write_text(text, encoding="utf-8")
         recorded = draft / FOLDER.relative_to(ROOT)
         recorded.mkdir()
         with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
