@@ -164,7 +164,7 @@ def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path, course: Cou
 @pytest.fixture
 def assignment(copy: Path, course: Course, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What `autograder classroom` writes, of a release that is there already."""
-    monkeypatch.setattr(release, "_names", lambda weeks: ["LICENSE"])
+    monkeypatch.setattr(release, "_names", lambda weeks: ["autograder/__init__.py"])
     monkeypatch.setattr(release, "_record", lambda week: b"")
     monkeypatch.setattr(release, "ProcessPoolExecutor", lambda jobs, mp_context: ThreadPoolExecutor(jobs))
     count = classroom.write(tmp_path / "made", course, course.week(WEEK), lambda done, total: None)

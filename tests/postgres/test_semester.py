@@ -12,23 +12,9 @@ from sqlalchemy import create_engine, text
 
 from autograder import nbcourse
 from autograder.manifest import Course
-from tests import semester
+from tests import semester, test_semester
 from tests.postgres import server
 from tests.semester import run
-from tests.test_semester import (
-    grades,
-    test_a_student_is_graded_alone_and_a_mistake_is_one_line,
-    test_everybody_gets_what_they_earned,
-    test_feedback_has_the_review_and_nothing_for_the_staff,
-    test_grading_again_runs_nothing_again_and_keeps_the_tas_scores,
-)
-
-__all__ = [
-    "test_a_student_is_graded_alone_and_a_mistake_is_one_line",
-    "test_everybody_gets_what_they_earned",
-    "test_feedback_has_the_review_and_nothing_for_the_staff",
-    "test_grading_again_runs_nothing_again_and_keeps_the_tas_scores",
-]
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +29,12 @@ def root(url: str, tmp_path_factory: pytest.TempPathFactory, course: Course) -> 
     with ThreadPoolExecutor() as pool:  # two TAs at two machines
         list(pool.map(lambda number: run(folder, "nbgrader", "autograde", f"week{number:02d}"), semester.WEEKS))
     return folder
+
+
+test_everybody_gets_what_they_earned = test_semester.test_everybody_gets_what_they_earned
+test_grading_again_keeps_the_tas_scores = test_semester.test_grading_again_runs_nothing_again_and_keeps_the_tas_scores
+test_feedback_has_the_review = test_semester.test_feedback_has_the_review_and_nothing_for_the_staff
+test_a_student_is_graded_alone = test_semester.test_a_student_is_graded_alone_and_a_mistake_is_one_line
 
 
 def test_the_gradebook_is_in_postgresql_and_nowhere_else(url: str, root: Path) -> None:
@@ -70,4 +62,4 @@ def test_formgraders_queries_work(root: Path) -> None:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["3", "4", "3", "True", "True"]
-    assert grades(root, 4, "ada")["code/t1"][0] > 0
+    assert test_semester.grades(root, 4, "ada")["code/t1"][0] > 0
