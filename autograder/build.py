@@ -1,15 +1,15 @@
-"""Makes what is generated: stubs and notebooks from solutions, the syllabus from the manifest; and checks that it is in order."""
+"""Makes stubs, notebooks, the syllabus and the list of readings; checks them, and that translations follow their sources."""
 
 from __future__ import annotations
 
 import ast
 import hashlib
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from autograder import UserError, notebooks, syllabus
+from autograder import UserError, notebooks, reading, syllabus
 from autograder.judge import answers, scoring
 from autograder.judge.runner import ROOT, Broken, Runner, loopback, reference_stub
 from autograder.manifest import Course, Week
@@ -17,6 +17,8 @@ from autograder.manifest import Course, Week
 _BEGIN = re.compile(r"^(\s*)### BEGIN SOLUTION(?: (\d+\.\d+))?\s*$")
 _END = re.compile(r"^\s*### END SOLUTION\s*$")
 _SEAL = "# stub "
+_STAMP = re.compile(r"<!-- source: ([0-9a-f]{16}) -->\n")
+_ZH = ".zh.md"
 # A fragment of fewer nodes (`self.rank = rank`) says nothing about where it comes from.
 _LEAK_NODES = 18
 _FUNCTION_NODES = 40
@@ -120,6 +122,8 @@ def edited(text: str) -> bool:
 def generated(course: Course) -> dict[Path, str]:
     """Every generated file's contents, by path."""
     files = {ROOT / name: syllabus.render(course, lang) for lang, name in syllabus.FILES.items()}
+    readings = reading.load_readings()
+    files |= {ROOT / name: reading.render(readings, lang) for lang, name in reading.PAGES.items()}
     for week in course.weeks:
         if week.tasks:
             source = reference_stub(week).read_text(encoding="utf-8")
@@ -161,9 +165,76 @@ def problems(course: Course) -> Iterator[str]:
             yield f"{_short(path)} comes from no solution: remove it"
     yield from leaks(course, _released())
     yield from _keys(course)
+    yield from _translations()
     for week in course.weeks:
         if week.tasks:
             yield from _scores(week, files[ROOT / "exercises" / week.folder / week.stub])
+
+
+def translated(paths: Sequence[Path]) -> list[str]:
+    """Record that Chinese pages of the weeks say what their English pages say now; returns one line for each that changed.
+
+    The record is the first line of the translation, a comment with a hash of its source.
+
+    Args:
+        paths: translations, their sources, or folders of them.
+
+    Raises:
+        BuildError: if a path names no page, or a page has no source; nothing has been written then.
+    """
+    pages: dict[Path, None] = {}
+    for path in paths:
+        place = path.resolve()
+        page = place if place.name.endswith(_ZH) else place.with_name(f"{place.stem}{_ZH}")
+        found = [p for p in _pages() if (place in p.resolve().parents if place.is_dir() else p.resolve() == page)]
+        if not found:
+            raise BuildError(
+                f"{path} names no translated page: name one, such as course/week04/lecture.zh.md, or a folder of them"
+            )
+        pages |= dict.fromkeys(found)
+    stamped = {page: f"<!-- source: {_source_digest(page)} -->\n{_STAMP.sub('', _text(page), count=1)}" for page in pages}
+    changed = []
+    for page, text in stamped.items():
+        if _text(page) != text:
+            page.write_text(text, encoding="utf-8", newline="\n")
+            changed.append(f"{_short(page)} is recorded as a translation of {_source(page).name} as it is now")
+    return changed
+
+
+def _translations() -> Iterator[str]:
+    """Pages of the weeks whose translation is missing, or was made from another text of its source."""
+    pages = _pages()
+    for source in sorted((ROOT / "course").glob("week*/*.md")):
+        if not source.name.endswith(_ZH) and source.with_name(f"{source.stem}{_ZH}") not in pages:
+            yield f"{_short(source)} has no translation"
+    for page in pages:
+        if not _source(page).is_file():
+            yield f"{_short(page)} has no source {_source(page).name}"
+            continue
+        stamp = _STAMP.match(_text(page))
+        if stamp is None or stamp[1] != _source_digest(page):
+            why = "was translated from another text of" if stamp else "does not record which text it translates of"
+            then = f"bring it up to date, then `autograder build --translated {_short(page)}`"
+            yield f"{_short(page)} {why} {_source(page).name}: {then}"
+
+
+def _pages() -> list[Path]:
+    return sorted((ROOT / "course").glob(f"week*/*{_ZH}"))
+
+
+def _source(page: Path) -> Path:
+    return page.with_name(page.name.removesuffix(_ZH) + ".md")
+
+
+def _source_digest(page: Path) -> str:
+    source = _source(page)
+    if not source.is_file():
+        raise BuildError(f"{_short(page)} has no source: {source.name} is missing")
+    return _digest(_text(source))
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
 
 
 def _keys(course: Course) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -19,11 +20,13 @@ _STUDENTS = """\
 students:     autograder check 4            check your week 4, on your machine
               autograder check 4.2          check one task
               autograder hint 4.2           a hint for it, in three stages
+              autograder project template DIR    start the final project; `project check DIR` before you hand it in
 """
 _OTHERS = """\
 instructors:  autograder grade submissions --week 4 --out results/week04
               autograder report results/week04   what the class misunderstood, as one page
               autograder release --out DIR       the students' repository, without any solution
+              autograder export DIR --format canvas --out FILE.csv   the marks, for Canvas, Moodle or Excel
 authors:      autograder build              make stubs, notebooks and syllabus from their sources
               autograder build --check      fail if anything is stale, leaked or scored wrongly
               autograder selftest           grade the grader: wrong answers must lose points, right ones none
@@ -87,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     hint.add_argument("--stage", type=int, choices=(1, 2, 3), default=1, help="which hint (default 1, the gentlest)")
     hint.add_argument("--lang", choices=("en", "zh"), default="en", help="its language (default en)")
     hint.set_defaults(run=_hint)
+    _add_project_commands(commands, formatter)
     if not has_grader:
         return parser
 
@@ -173,10 +177,20 @@ def _parser() -> argparse.ArgumentParser:
     build = commands.add_parser(
         "build",
         help="make stubs, notebooks and syllabus from their sources",
-        description="Makes exercises/ and notebooks/ from solutions/ and the syllabus from course/course.toml. "
-        "Never overwrites a stub or a notebook that was edited.",
+        description="Makes exercises/ and notebooks/ from solutions/, the syllabus from course/course.toml and the list\n"
+        "of readings from course/readings.toml. Never overwrites a stub or a notebook that was edited.\n"
+        "A Chinese page of a week begins with a hash of its English page, and --check fails where they differ. Once a\n"
+        "translation is up to date again, `autograder build --translated course/week04/lecture.zh.md` records it; a folder\n"
+        "(course/week04, course) stands for all translations in it.",
+        formatter_class=formatter,
     )
-    build.add_argument("--check", action="store_true", help="change nothing; fail on drift, leaks, wrong scores")
+    what = build.add_mutually_exclusive_group()
+    what.add_argument(
+        "--check", action="store_true", help="change nothing; fail on drift, leaks, wrong scores, stale translations"
+    )
+    what.add_argument(
+        "--translated", metavar="PATH", type=Path, nargs="+", help="these pages, or all in a folder, are up to date"
+    )
     build.set_defaults(run=_build)
 
     selftest = commands.add_parser(
@@ -196,7 +210,66 @@ def _parser() -> argparse.ArgumentParser:
     selftest.set_defaults(run=_selftest)
     _add_review_commands(commands, formatter)
     _add_platform_commands(commands, formatter)
+    _add_marks_commands(commands, formatter)
+    _add_export_commands(commands, formatter)
+    _add_ta_commands(commands, formatter)
     return parser
+
+
+def _add_project_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser], formatter: Any) -> None:
+    project = commands.add_parser(
+        "project",
+        help="start the final project's folder, and check it",
+        description="The final project: docs/project.md says what is asked and how it is marked.\n"
+        "  autograder project template ../ours    writes a folder to start from; fill in what stands in {{...}}\n"
+        "  autograder project check ../ours       says what is still missing, with file and line",
+        formatter_class=formatter,
+    )
+    actions = project.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    template = actions.add_parser(
+        "template",
+        help="write a project folder to start from",
+        description="Writes report, README, model card, project.toml, a configuration, a program that runs it, a test. What you\n"
+        "have to fill in stands there as {{fill in: ...}}; `autograder project check DIR` lists what is left of it.",
+        formatter_class=formatter,
+    )
+    template.add_argument("folder", metavar="DIR", type=Path, help="a new folder, or an empty one")
+    template.add_argument("--lang", choices=("en", "zh"), default="en", help="of the texts (default en)")
+    template.set_defaults(run=_project_template)
+
+    check = actions.add_parser(
+        "check",
+        help="say what is not in order in a project folder",
+        description="Looks through a project folder and prints a line for each thing to do:\n"
+        "  must    report.md:31  mean is 0.83 here and 0.8294 by results/metrics.json: correct one of them\n"
+        "`must` has to be mended before the project is handed in, `should` is advice. It exits with 0 if no `must` is left.\n"
+        "Nothing in the folder is run: no code, no git, no weights. Check a fresh clone, which is what others will have.",
+        formatter_class=formatter,
+    )
+    check.add_argument("folder", metavar="DIR", type=Path, help="the project's folder")
+    check.add_argument("--json", action="store_true", help="for programs")
+    check.add_argument("--lang", choices=("en", "zh"), default="en", help="of what is printed (default en)")
+    check.set_defaults(run=_project_check)
+
+
+def _project_template(arguments: argparse.Namespace) -> int:
+    from autograder import project
+
+    for name in project.write_template(arguments.folder, arguments.lang):
+        print(arguments.folder / name)
+    return 0
+
+
+def _project_check(arguments: argparse.Namespace) -> int:
+    from autograder import project, projectcheck
+
+    report = projectcheck.check(arguments.folder, project.load())
+    if arguments.json:
+        print(report.json(arguments.lang))
+    else:
+        print("\n".join(report.lines(arguments.lang)))
+    return 1 if report.count("must") else 0
 
 
 def _add_review_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser], formatter: Any) -> None:
@@ -254,6 +327,108 @@ def _add_platform_commands(commands: argparse._SubParsersAction[argparse.Argumen
     classroom.set_defaults(run=_classroom)
 
 
+def _add_marks_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser], formatter: Any) -> None:
+    marks = commands.add_parser(
+        "marks",
+        help="compute and explain the course marks",
+        description="Computes everybody's mark: the weeks from nbgrader's gradebook, with what marks.toml says about lateness,\n"
+        "extensions.csv and groups.csv; reading and discussion from reading.csv; the project from project.csv. DIR is the\n"
+        "folder that `autograder nbgrader` made. Nothing is changed. A mark is provisional while anything of it waits.\n"
+        "  autograder marks DIR                    the class, a line a student\n"
+        "  autograder marks DIR --student ada      where ada's mark comes from, line by line\n"
+        "The files and the rules: docs/marks.md.",
+        formatter_class=formatter,
+    )
+    marks.add_argument("folder", metavar="DIR", type=Path, help="the course folder")
+    marks.add_argument("--student", help="explain this student's mark")
+    marks.add_argument("--explain", action="store_true", help="explain everybody's mark")
+    marks.add_argument("--json", action="store_true", help="as JSON, one object a student and line")
+    marks.add_argument("--lang", choices=("en", "zh"), default="en", help="the explanation's language (default en)")
+    marks.set_defaults(run=_marks)
+
+    regrade = commands.add_parser(
+        "regrade",
+        help="grade a week again after a check was mended; shows whom it changes",
+        description="Grades a week of the course folder again, with the same seed, beside the results that it has, and prints\n"
+        "what would change: for each student the cells, before and after, and the course mark. Nothing is entered until you\n"
+        "run the same command with --apply; then nbgrader enters what was shown, and the old results stay in\n"
+        "DIR/results/weekNN.before-<time>. Manual scores and comments are kept, and where a TA's score goes before the\n"
+        "judge's it says so. A submission whose file and checks are what they were is not run again.",
+        formatter_class=formatter,
+    )
+    regrade.add_argument("folder", metavar="DIR", type=Path, help="the course folder")
+    regrade.add_argument("--week", type=int, required=True, help="the week to grade again")
+    regrade.add_argument("--apply", action="store_true", help="enter the changes in the gradebook")
+    regrade.add_argument("--jobs", type=int, help="judges at the same time (default: one a core)")
+    regrade.add_argument("--quiet", action="store_true", help="no progress bar")
+    regrade.set_defaults(run=_regrade)
+
+
+def _regrade(arguments: argparse.Namespace) -> int:
+    course = load()
+    week = course.week(arguments.week)
+    if arguments.jobs is not None and arguments.jobs < 1:
+        raise UsageError("--jobs must be at least 1")
+    from autograder import regrade
+
+    found = regrade.preview(arguments.folder, course, week, arguments.jobs, arguments.quiet)
+    print("\n".join(regrade.lines(found, week)))
+    if not arguments.apply:
+        if found.deltas:
+            print(f"nothing is entered yet: autograder regrade {arguments.folder} --week {week.number} --apply")
+        return 1 if found.ungraded else 0
+    regrade.apply(arguments.folder, week, found)
+    print("entered")
+    return 0
+
+
+def _marks(arguments: argparse.Namespace) -> int:
+    from autograder import marks, report
+
+    found = marks.load(arguments.folder, load(), arguments.lang)
+    if arguments.student is not None:
+        found = [mark for mark in found if mark.person.student == arguments.student]
+        if not found:
+            raise UsageError(f"there is no student {arguments.student!r} in {arguments.folder}")
+    if arguments.json:
+        for mark in found:
+            print(json.dumps(report.mark_json(mark), ensure_ascii=True))
+    elif arguments.explain or arguments.student is not None:
+        print("\n\n".join(report.mark_lines(mark, arguments.lang) for mark in found))
+    else:
+        print(report.marks_table(found, arguments.lang))
+    return 0
+
+
+def _add_ta_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser], formatter: Any) -> None:
+    comments = commands.add_parser(
+        "comments",
+        help="comments for the code review, to copy",
+        description="Prints the comment bank: with a WEEK, what to say of each misunderstanding that its checks know, and\n"
+        "where to read again; without, the general remarks on code. In nbgrader those that fit a submission stand below it.\n"
+        "  autograder comments 4 --search merge      those about merging\n"
+        "  autograder comments 4 --search 4.3        those of one task",
+        formatter_class=formatter,
+    )
+    comments.add_argument("week", metavar="WEEK", type=int, nargs="?", help="the week (default: the general remarks)")
+    comments.add_argument("--search", metavar="TEXT", default="", help="only those that contain TEXT, in either language")
+    comments.add_argument("--lang", choices=("en", "zh"), default="en", help="their language (default en)")
+    comments.set_defaults(run=_comments)
+
+
+def _comments(arguments: argparse.Namespace) -> int:
+    course = load()
+    week = None if arguments.week is None else _weeks(course, [arguments.week])[0]
+    from autograder import comments
+    from autograder.intake import clean
+
+    found = list(comments.search(week, arguments.search, arguments.lang))
+    if not found:
+        raise UsageError(f'no comment contains "{clean(arguments.search)}"; try a shorter word, or another week')
+    print("\n\n".join(f"{heading}\n{text}" for heading, text in found))
+    return 0
+
+
 def _similar(arguments: argparse.Namespace) -> int:
     week = load().week(arguments.week)
     if not week.tasks:
@@ -273,6 +448,41 @@ def _similar(arguments: argparse.Namespace) -> int:
     print(f"{len(report.pairs)} pairs of {report.compared} submissions; {len(report.short)} too short to tell")
     print(arguments.out / "similar.html")
     return 0
+
+
+def _add_export_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser], formatter: Any) -> None:
+    export = commands.add_parser(
+        "export",
+        help="write the marks as CSV or Excel, or for Canvas or Moodle",
+        description="Writes the marks of a course folder, the one that `autograder nbgrader` made, to a file:\n"
+        "  csv      a row a student with everything, for other programs\n"
+        "  excel    the same, with a sheet on how each mark comes about\n"
+        "  canvas   what Canvas's gradebook imports: the three parts of the mark, which add up to it\n"
+        "  moodle   what Moodle's gradebook imports, likewise\n"
+        "With --week only that week's score, of 100 points. Canvas needs canvas_id, sis_id or sis_login in roster.csv, Moodle\n"
+        "moodle_id or email: who has none is left out and named, and the command exits with 1. How to import: docs/exports.md.",
+        formatter_class=formatter,
+    )
+    export.add_argument("folder", metavar="DIR", type=Path, help="the course folder")
+    export.add_argument("--format", choices=("csv", "excel", "canvas", "moodle"), required=True, help="what the file is for")
+    export.add_argument("--out", metavar="FILE", type=Path, required=True, help="the file, .csv or .xlsx; replaced if there")
+    export.add_argument("--week", type=int, help="only this week's score (default: the whole mark)")
+    export.add_argument("--lang", choices=("en", "zh"), default="en", help="of headings and explanations (default en)")
+    export.set_defaults(run=_export)
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    course = load()
+    week = None if arguments.week is None else course.week(arguments.week).number
+    from autograder import exports, marks
+    from autograder.intake import clean
+
+    found = marks.load(arguments.folder, course, arguments.lang)
+    written = exports.write(arguments.folder, found, course, arguments.format, arguments.out, week, arguments.lang)
+    for note in written.notes:
+        print(f"autograder: {note}", file=sys.stderr)
+    print(f"{written.students} student{'s' * (written.students != 1)} in {clean(str(arguments.out))}")
+    return 1 if written.left_out else 0
 
 
 def _check(arguments: argparse.Namespace) -> int:
@@ -451,6 +661,9 @@ def _classroom(arguments: argparse.Namespace) -> int:
 def _build(arguments: argparse.Namespace) -> int:
     from autograder import build
 
+    if arguments.translated:
+        print("\n".join(build.translated(arguments.translated)) or "nothing to do: that is recorded already")
+        return 0
     course = load()
     if not arguments.check:
         lines = build.build(course)

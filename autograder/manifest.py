@@ -13,8 +13,9 @@ import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
+_Schema = TypeVar("_Schema")
 Lang = Literal["en", "zh"]
 
 MAX_CORE_TASKS = 4
@@ -209,8 +210,28 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Criterion:
+    """One row of the rubric by which TAs mark the code review; ``text`` says what earns its points."""
+
+    id: Annotated[str, _like(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", 'be a short name in lower case, such as "comments"')]
+    title: Text
+    points: Annotated[int, _between(1, 100)]
+    text: Text
+
+
+Rubric = Annotated[
+    tuple[Criterion, ...],
+    Rule(lambda v: len({one.id for one in v}) == len(v), "give each criterion an id of its own"),
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Week:
-    """One week. A week without tasks is one whose exercises are not written yet."""
+    """One week. A week without tasks is one whose exercises are not written yet.
+
+    ``review`` is the week's own rubric, or else the course's. It is no part of the repr, by which results are known to be
+    of the same exercises: rewording the rubric grades nobody again.
+    """
 
     number: Annotated[int, _between(1, 99)]
     title: Text
@@ -221,6 +242,7 @@ class Week:
     stub: Annotated[str, _like(r"[a-z][a-z0-9_]*\.py", 'be a Python file name without a folder, such as "lora_linear.py"')]
     hidden_packages: tuple[Module, ...]
     preload: tuple[Module, ...]
+    review: Rubric = field(metadata={"inherits": True}, repr=False)
     limits: Limits = field(metadata={"inherits": True})
     tasks: tuple[Task, ...] = field(default=(), metadata={"key": "task"})
     questions: tuple[Question, ...] = field(default=(), metadata={"key": "question"})
@@ -236,6 +258,9 @@ class Week:
             for name in SUBMISSION_LIMITS:
                 same = getattr(task.limits, name) == getattr(self.limits, name)
                 _require(same, f"task {task.id}, limits: {name} is of a submission; set it for the week")
+        total, wanted = sum(one.points for one in self.review), self.points.review
+        hint = "give this week its own [[week.review]] where the course's does not fit"
+        _require(total == wanted, f"points of review must sum to {wanted} (points.review), not {total}; {hint}")
         if self.questions:
             ids = [question.id for question in self.questions]
             for name in ids:
@@ -271,6 +296,7 @@ class Course:
     about: About = field(metadata={"key": "course"})
     grade: GradeWeights
     limits: Limits
+    review: Rubric
     weeks: tuple[Week, ...] = field(metadata={"key": "week"})
     sha256: str = field(default="", metadata={"key": None})
 
@@ -314,13 +340,7 @@ def load(path: Path | None = None) -> Course:
     Raises:
         ManifestError: the file is missing, is not TOML, or breaks a rule.
     """
-    path = path or _ROOT / "course" / "course.toml"
-    name = path.relative_to(_ROOT).as_posix() if path.is_relative_to(_ROOT) else str(path)
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ManifestError(f"{name}: cannot be read ({error.strerror}); give a manifest") from None
-    return parse(data, name)
+    return parse(*_bytes(path or _ROOT / "course" / "course.toml", "give a manifest"))
 
 
 def parse(data: bytes, name: str = "course/course.toml") -> Course:
@@ -329,12 +349,46 @@ def parse(data: bytes, name: str = "course/course.toml") -> Course:
     Raises:
         ManifestError: the bytes are not TOML, or break a rule.
     """
+    return dataclasses.replace(_parsed(Course, data, name), sha256=hashlib.sha256(data).hexdigest())
+
+
+def read(cls: type[_Schema], path: Path) -> _Schema:
+    """Reads and checks another TOML file of the course; its schema is a dataclass in the manner of this module's.
+
+    Raises:
+        ManifestError: the file is missing, is not TOML, or breaks a rule.
+    """
+    return _parsed(cls, *_bytes(path, "get the course's files again"))
+
+
+def _bytes(path: Path, remedy: str) -> tuple[bytes, str]:
+    """A file's bytes, and its name for messages."""
+    name = path.relative_to(_ROOT).as_posix() if path.is_relative_to(_ROOT) else str(path)
+    try:
+        return path.read_bytes(), name
+    except OSError as error:
+        raise ManifestError(f"{name}: cannot be read ({error.strerror}); {remedy}") from None
+
+
+def _parsed(cls: type[_Schema], data: bytes, name: str) -> _Schema:
     try:
         raw = tomllib.loads(data.decode())
     except (ValueError, RecursionError) as error:  # not UTF-8, not TOML, an endless number, endless nesting
         raise ManifestError(f"{name}: is not valid TOML ({error}); correct the file") from None
-    course: Course = _table(Course, raw, (name,), {})
-    return dataclasses.replace(course, sha256=hashlib.sha256(data).hexdigest())
+    found: _Schema = _table(cls, raw, (name,), {})
+    return found
+
+
+def table(cls: type[_Schema], raw: object, *place: str) -> _Schema:
+    """Builds a dataclass of this kind from a table of another TOML file, by the same rules; ``place`` begins with the file.
+
+    Raises:
+        ManifestError: the table breaks a rule.
+    """
+    if type(raw) is not dict:
+        raise _error(place, f"must be a table, not {_show(raw)}")
+    made: _Schema = _table(cls, raw, place, {})
+    return made
 
 
 def _table(cls: Any, raw: dict[str, Any], place: tuple[str, ...], outer: dict[str, Any]) -> Any:
@@ -350,9 +404,11 @@ def _table(cls: Any, raw: dict[str, Any], place: tuple[str, ...], outer: dict[st
     values: dict[str, Any] = {}
     for key, spec in specs.items():
         given = raw.get(key)
-        if spec.metadata.get("inherits") and isinstance(given, dict | None):
-            given = dataclasses.asdict(outer[spec.name]) | (given or {})
-        if given is not None:
+        if spec.metadata.get("inherits") and isinstance(given, dict) and dataclasses.is_dataclass(outer[spec.name]):
+            given = dataclasses.asdict(outer[spec.name]) | given
+        if given is None and spec.metadata.get("inherits"):
+            values[spec.name] = outer[spec.name]
+        elif given is not None:
             values[spec.name] = _value(hints[spec.name], given, place, key, values)
         elif spec.default is dataclasses.MISSING:
             raise _error(place, f"{key} is missing; add it")
@@ -377,7 +433,11 @@ def _value(hint: Any, raw: Any, place: tuple[str, ...], key: str, outer: dict[st
             names = [(place, f"{key} {_name(item, entry, i)}") for i, entry in enumerate(raw, start=1)]
         else:
             names = [((*place, key), f"item {i}") for i in range(1, len(raw) + 1)]
-        return tuple(_value(item, entry, *name, outer) for entry, name in zip(raw, names, strict=True))
+        items = tuple(_value(item, entry, *name, outer) for entry, name in zip(raw, names, strict=True))
+        for rule in rules:
+            if not rule.test(items):
+                raise _error(place, f"{key} must {rule.must}")
+        return items
     if type(raw) is not kind or not all(rule.test(raw) for rule in rules):
         must = rules[0].must if rules else "be true or false"
         raise _error(place, f"{key} must {must}, not {_show(raw)}")
@@ -388,7 +448,7 @@ def _name(cls: Any, raw: Any, index: int) -> str:
     """A week or a task by its own first field where it has one, else by its place in the list."""
     own = raw.get(dataclasses.fields(cls)[0].name) if isinstance(raw, dict) else None
     text = _show(own).strip('"') if type(own) in (int, str) else ""
-    return text if re.fullmatch(r"[0-9.]{1,5}", text) else f"in place {index}"
+    return text if re.fullmatch(r"[0-9.]{1,5}|[a-z][a-z0-9_-]{0,29}", text) else f"in place {index}"
 
 
 def _show(value: object) -> str:

@@ -27,13 +27,20 @@ GRADER = (
     "home.py",
     "intake.py",
     "manifest.py",
+    "project.py",
+    "projectcheck.py",
+    "projectcode.py",
+    "projectpage.py",
     "report.py",
     "inside",
     "judge",
 )
 WHOLE = (
-    "LICENSE", "LICENSE-lectures", "constraints.txt", "course/__init__.py", "course/course.toml", "course/labs", "docs/labs.md",
-    "docs/students.md", "environment.yml", "pyproject.toml", "scripts/setup.sh", "syllabus.md", "syllabus.zh.md", ".gitignore",
+    "LICENSE", "LICENSE-lectures", "constraints.txt", "course/__init__.py", "course/course.toml", "course/labs",
+    "course/project.toml", "course/project_examples", "course/project_findings.toml", "course/project_template",
+    "course/readings.md", "course/readings.zh.md", "docs/labs.md", "docs/project.md", "docs/project.zh.md",
+    "docs/reading.md", "docs/reading.zh.md", "docs/students.md", "environment.yml", "pyproject.toml", "scripts/setup.sh",
+    "syllabus.md", "syllabus.zh.md", ".gitignore",
 )  # fmt: skip
 # What grading one week needs on another machine, the week's secrets among it: for those who grade.
 GRADING = (
