@@ -30,7 +30,7 @@ def attempt(path, kind, act):
         seen[kind][path] = type(error).__name__
 for path in PATHS:
     attempt(path, "read", lambda: os.listdir(path) if os.path.isdir(path) else open(path).read())
-    attempt(path, "write", lambda: open(path + "/x" if os.path.isdir(path) else path, "a").close())
+    attempt(path, "write", lambda: open(path + "/lora-graded-x" if os.path.isdir(path) else path, "a").close())
 attempt("own", "write", lambda: open("own.txt", "w").write("x"))
 attempt("link", "write", lambda: os.symlink("/etc/passwd", "link"))
 attempt("through the link", "read", lambda: open("link").read())
@@ -59,7 +59,7 @@ def test_files_of_others_are_out_of_reach(week: Week, tmp_path: Path) -> None:
     seen = json.loads(bytes(link.output).splitlines()[-1])
     assert seen["helper"] == 42
     assert seen["write"].pop("own") == "allowed"
-    assert not list(Path("/tmp").glob("x"))
+    assert not list(Path("/tmp").glob("lora-graded-x"))
     # Without Landlock (before Linux 5.13) this level promises nothing about files: see docs/trust.md.
     if confine.landlock() > 0:
         assert seen["write"].pop("link") == "allowed"
@@ -77,7 +77,7 @@ def attempt(act):
         return type(error).__name__
 seen = {"ids": [*os.getresuid(), *os.getresgid()], "groups": os.getgroups(), "folder": os.getcwd()}
 seen["read"] = {path: attempt(lambda: os.listdir(path) if os.path.isdir(path) else open(path).read()) for path in PATHS}
-seen["write"] = {path: attempt(lambda: open(path + "/x", "w").close()) for path in PATHS if os.path.isdir(path)}
+seen["write"] = {path: attempt(lambda: open(path + "/lora-graded-x", "w").close()) for path in PATHS if os.path.isdir(path)}
 seen["own"] = attempt(lambda: open("own.txt", "w").close())
 seen["submission"] = attempt(lambda: open(__file__, "a").close())
 seen["helper"] = __import__("helper").x
