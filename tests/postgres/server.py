@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 USER, DATABASE = "teacher", "gradebook"
+DEBIAN = Path("/usr/lib/postgresql")
 
 
 def programs() -> Path:
@@ -20,7 +21,7 @@ def programs() -> Path:
     found = shutil.which("initdb")
     if found:
         return Path(found).resolve().parent
-    places = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
+    places = sorted(DEBIAN.glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
     if not places:
         pytest.fail("PostgreSQL is not installed: apt install postgresql", pytrace=False)
     return places[-1].parent
@@ -29,6 +30,7 @@ def programs() -> Path:
 @contextlib.contextmanager
 def running() -> Iterator[str]:
     """A server with an empty database, and the database's URL; both are gone at the end."""
+    folder = programs()
     place = Path(tempfile.mkdtemp(prefix="lora-pg-"))  # short: a socket's path may have 107 bytes
     account = "postgres" if os.geteuid() == 0 else None  # initdb refuses root; Debian's package made this account
     if account:
@@ -38,7 +40,7 @@ def running() -> Iterator[str]:
         log = place / "commands.log"
         with open(log, "ab") as output:
             done = subprocess.run(
-                [str(programs() / name), *arguments], user=account, cwd="/", stdin=subprocess.DEVNULL, stdout=output,
+                [str(folder / name), *arguments], user=account, group=account, cwd="/", stdin=subprocess.DEVNULL, stdout=output,
                 stderr=subprocess.STDOUT, timeout=120, check=False,
             )  # fmt: skip
         assert done.returncode == 0, f"{name}: {log.read_text(errors='replace')[-2000:]}"
