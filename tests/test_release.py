@@ -49,6 +49,12 @@ def test_it_has_what_a_student_needs_and_no_more(made: Path) -> None:
         "README.zh.md",
         "exercises/week02/rank1_lora.py",
         "course/week02/lecture.zh.md",
+        "course/week02/reading.md",
+        "course/week02/reading.zh.md",
+        "course/readings.md",
+        "course/readings.zh.md",
+        "docs/reading.md",
+        "docs/reading.zh.md",
         "course/labs/core.py",
     ):
         assert (made / name).is_file(), name
