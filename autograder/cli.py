@@ -585,11 +585,11 @@ def _grade(arguments: argparse.Namespace) -> int:
         print_class(summary, week, arguments.out)
     ungraded = any(r["status"] == "ungraded" for r in summary.results)
     if arguments.notebooks:
-        ungraded |= _grade_notebooks(arguments, week, course)
+        ungraded |= _grade_notebooks(arguments, week)
     return 1 if ungraded else 0
 
 
-def _grade_notebooks(arguments: argparse.Namespace, week: Week, course: Course) -> bool:
+def _grade_notebooks(arguments: argparse.Namespace, week: Week) -> bool:
     """Run and score the notebooks; whether any is ungraded."""
     from tqdm import tqdm
 
@@ -603,7 +603,7 @@ def _grade_notebooks(arguments: argparse.Namespace, week: Week, course: Course) 
 
         isolation = arguments.isolation or "bwrap"
         lines = labrun.grade(
-            arguments.submissions, week, arguments.out, course, jobs=arguments.jobs, isolation=isolation, progress=progress
+            arguments.submissions, week, arguments.out, jobs=arguments.jobs, isolation=isolation, progress=progress
         )
     if not arguments.quiet:
         print("\n".join(labrun.progress_lines(lines)))
