@@ -33,6 +33,7 @@ PASSED_OVER = {
 }  # fmt: skip
 _WORDING = Path(__file__).resolve().parents[1] / "course" / "project_findings.toml"
 _DEPTH = 12
+_CODE = 8  # MiB of Python
 _METRICS = 4 << 20  # bytes of results/metrics.json
 _MOST = 50  # findings of one kind in one file
 _FIGURES = 1000  # of a report; nobody has more
@@ -152,6 +153,7 @@ class _Checker:
         self.found: list[Finding] = []
         self.passed_over: set[str] = set()
         self.entries = 0  # files, folders and whatever else there is: each costs time
+        self.code = 0  # bytes of Python
         self.sizes: dict[str, int] = {}
         self.texts: dict[str, str] = {}
         self.unfinished: set[str] = set()  # files with something to fill in: what else they lack is not said yet
@@ -280,6 +282,12 @@ class _Checker:
             if needed:
                 self.add("not_utf8", name, byte=error.start)
             return
+        if suffix in {".py", ".ipynb"}:
+            self.code += min(len(data), projectcode.MOST)
+            if self.code > _CODE << 20:
+                if not any(finding.code == "much_code" for finding in self.found):
+                    self.add("much_code", ".", most=_CODE)
+                return
         self.texts[name] = text
         for number, line in enumerate(text.split("\n"), 1):
             for match in _PLACEHOLDER.finditer(line):
