@@ -186,7 +186,7 @@ def translated(paths: Sequence[Path]) -> list[str]:
     pages: dict[Path, None] = {}
     for path in paths:
         place = path.resolve()
-        page = place if place.name.endswith(_ZH) else place.with_name(f"{place.stem}{_ZH}")
+        page = place if place.name.endswith(_ZH) or place.suffix != ".md" else place.with_name(f"{place.stem}{_ZH}")
         found = [p for p in _pages() if (place in p.resolve().parents if place.is_dir() else p.resolve() == page)]
         if not found:
             raise BuildError(

@@ -135,6 +135,7 @@ class _Column:
     title: str
     value: Callable[[Mark], Cell]
     most: int | None = None
+    excused: Callable[[Mark], bool] = lambda mark: False
 
 
 class _View:
@@ -208,7 +209,10 @@ class _View:
         def value(mark: Mark) -> Cell:
             return next((_score(w) for w in mark.weeks if w.number == number), None)
 
-        return _Column(f"week{number:02d}", self.word("week", number), value, 100)  # the manifest holds every week to it
+        def excused(mark: Mark) -> bool:
+            return any(w.number == number and w.standing == "excused" for w in mark.weeks)
+
+        return _Column(f"week{number:02d}", self.word("week", number), value, 100, excused)  # 100: the manifest sees to it
 
     def _of_part(self, place: int, key: str) -> _Column:
         def value(mark: Mark) -> Cell:
@@ -220,7 +224,7 @@ class _View:
 
 def _score(week: WeekMark) -> Cell:
     """A week's score; None, rather than 0, where a student was excused, has until later, or handed in what nobody graded yet."""
-    return points(week.score) if week.raw or (week.counts and not week.pending) else None
+    return None if week.standing in ("excused", "open", "ungraded") else points(week.score)
 
 
 # CSV and Excel
@@ -274,26 +278,24 @@ def _excel(view: _View) -> bytes:
 
 def _sheet(book: Workbook, title: str, head: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
     sheet = book.create_sheet(title)
-    for place in range(len(head)):
-        column = [head[place], *(row[place] for row in rows)]
-        widest = max(map(_width, column))
-        numeric = any(isinstance(value, int | Decimal) for value in column)
-        align = (
-            Alignment(horizontal="right", vertical="top", indent=1)
-            if numeric
-            else Alignment(wrap_text=widest > _WIDEST, vertical="top")
-        )
-        for number, value in enumerate(column, 1):
+    for place, heading in enumerate(head):
+        column = [row[place] for row in rows]
+        widest = max(map(_width, [heading, *column]))
+        for number, value in enumerate([heading, *column], 1):
             if value is None or value == "":
                 continue
             cell = sheet.cell(number, place + 1)
-            cell.alignment = align
             if isinstance(value, str):
                 _put_text(cell, value)
             else:
                 cell.value = value
                 cell.number_format = "0.00" if isinstance(value, Decimal) else "0"
-        sheet.cell(1, place + 1).font = Font(name="Calibri", size=11, bold=True)
+            if widest > _WIDEST:  # a style costs more time than a cell: only where it is needed
+                cell.alignment = Alignment(wrap_text=True)
+        first = sheet.cell(1, place + 1)
+        first.font = Font(name="Calibri", size=11, bold=True)
+        if any(isinstance(value, int | Decimal) for value in column):
+            first.alignment = Alignment(horizontal="right")
         sheet.column_dimensions[get_column_letter(place + 1)].width = min(widest, _WIDEST) + 3
     sheet.freeze_panes = "C2"  # the headings, and who it is
     sheet.auto_filter.ref = sheet.dimensions
@@ -306,8 +308,8 @@ def _put_text(cell: ExcelCell, text: str) -> None:
     text = plain(text)
     cell.value = text
     cell.data_type = "s"  # and not a formula or an error, which openpyxl makes of "=1" and "#N/A"
-    # Who edits such a cell, or saves the sheet as CSV, would set it free without this.
-    cell.quotePrefix = spreadsheet_safe(text) != text
+    if spreadsheet_safe(text) != text:
+        cell.quotePrefix = True  # or who edits the cell would set it free
 
 
 def _width(value: Cell) -> int:
@@ -320,32 +322,16 @@ def _width(value: Cell) -> int:
 # Canvas and Moodle
 
 
-def _platform(root: Path, view: _View, kind: Format) -> tuple[bytes, Written]:
-    items = view.items()
-    titles = _titles(root, kind, view.parts)
-    unmarked = [item for item in items if all(item.value(mark) is None for mark in view.marks)]
-    items = [item for item in items if item not in unmarked]
-    if not items:
-        raise ExportError("nothing of it is marked yet: there is nothing to import")
-    heads = [titles.get(item.key, item.title) for item in items]
-    if len(set(heads)) < len(heads):
-        raise ExportError(f"{root / _TITLES}: two columns have the same title: give each its own")
-    table, students, missing, where = (_canvas if kind == "canvas" else _moodle)(view.marks, items, heads)
-    names = {mark.person.student for mark in students}
-    left_out = [mark for mark in view.marks if mark.person.student not in names]
-    notes = view.provisional(students)
-    # An empty column would take away what stands in the platform.
-    notes += [f"{item.key} is left out: nothing of it is marked yet" for item in unmarked]
-    if left_out:
-        first = clean(left_out[0].person.student)
-        lacking = f"{len(left_out)} of {len(view.marks)} students have no {missing}, such as {first}: {where}"
-        if not students:
-            raise ExportError(lacking)
-        notes.append(f"left out: {lacking}")
-    return table, Written(len(students), len(left_out), tuple(notes))
+@dataclass(frozen=True, slots=True)
+class _Roll:
+    """Whom a platform can match, with the cells that say who it is; what the others lack, and what mends it."""
+
+    heads: tuple[str, ...]
+    found: list[tuple[Mark, tuple[str, ...]]]
+    lacks: str
+    mend: str
 
 
-_Platform = tuple[bytes, list[Mark], str, str]
 # Canvas drops a column whose heading holds one of these, and looks for students under the others.
 _CANVAS_OWN = re.compile("(Current|Final) (Score|Points|Grade)|Override (Score|Grade|Status)")
 _CANVAS_RESERVED = (
@@ -353,20 +339,51 @@ _CANVAS_RESERVED = (
 )  # fmt: skip
 
 
-def _canvas(marks: Sequence[Mark], items: Sequence[_Column], heads: Sequence[str]) -> _Platform:
+def _platform(root: Path, view: _View, kind: Format) -> tuple[bytes, Written]:
+    roll = _canvas(view.marks) if kind == "canvas" else _moodle(view.marks)
+    students = [mark for mark, _ in roll.found]
+    known = {mark.person.student for mark in students}
+    left_out = [mark.person.student for mark in view.marks if mark.person.student not in known]
+    example = clean(left_out[0]) if left_out else ""
+    lacking = f"{len(left_out)} of {len(view.marks)} students have no {roll.lacks}, such as {example}: {roll.mend}"
+    if not students:
+        raise ExportError(lacking)
+    notes = view.provisional(students)
+    items = []
+    for item in view.items():
+        if any(item.value(mark) is not None for mark in students):
+            items.append(item)
+        else:  # an empty column would take away what stands in the platform
+            notes.append(f"{item.key} is left out: nothing of it is marked yet")
+    if not items:
+        raise ExportError("nothing of it is marked yet: there is nothing to import")
+    titles = _titles(root, kind, view.parts)
+    heads = [titles.get(item.key, item.title) for item in items]
+    if len(set(heads)) < len(heads):
+        raise ExportError(f"{root / _TITLES}: two columns have the same title: give each its own")
+    rows: list[list[Cell]] = [[*roll.heads, *heads]]
+    if kind == "canvas":
+        rows.append(["    Points Possible", *[""] * (len(roll.heads) - 1), *(item.most for item in items)])
+    for mark, cells in roll.found:
+        scores = ["EX" if kind == "canvas" and item.excused(mark) else item.value(mark) for item in items]
+        rows.append([*cells, *scores])
+    # In Moodle an empty cell under a new item would be a grade; a dash is what it writes itself for none.
+    data = _table(rows, none="" if kind == "canvas" else "-")
+    return data, Written(len(students), len(left_out), (*notes, *([f"left out: {lacking}"] if left_out else [])))
+
+
+def _canvas(marks: Sequence[Mark]) -> _Roll:
     """Canvas matches a row by ID, then by SIS User ID, then by SIS Login ID, and else by the name, which tells nobody apart."""
     found = [(mark, ids) for mark in marks if any(ids := _canvas_ids(mark.person))]
     for place, column in enumerate(("canvas_id", "sis_id", "sis_login")):
         _differ(column, [(mark, ids[place]) for mark, ids in found])
-    rows: list[list[Cell]] = [
-        [*("Student", "ID", "SIS User ID", "SIS Login ID", "Section"), *heads],
-        ["    Points Possible", "", "", "", "", *(item.most for item in items)],
-    ]
-    for mark, ids in found:
-        name = _label(mark.person).replace("Points Possible", "Points-Possible")  # or Canvas would pass over the row
-        rows.append([name, *ids, mark.person.section, *(item.value(mark) for item in items)])
-    where = "fill canvas_id, sis_id or sis_login in roster.csv (docs/exports.md says what they may hold)"
-    return _table(rows), [mark for mark, _ in found], "identifier that Canvas can match", where
+    return _Roll(
+        ("Student", "ID", "SIS User ID", "SIS Login ID", "Section"),
+        # A row whose name holds "Points Possible" is none of a student's for Canvas.
+        [(m, (_label(m.person).replace("Points Possible", "Points-Possible"), *ids, m.person.section)) for m, ids in found],
+        "identifier that Canvas can match",
+        "fill canvas_id, sis_id or sis_login in roster.csv (docs/exports.md says what they may hold)",
+    )
 
 
 def _canvas_ids(person: Person) -> tuple[str, str, str]:
@@ -379,7 +396,7 @@ def _canvas_ids(person: Person) -> tuple[str, str, str]:
     return number, sis, login
 
 
-def _moodle(marks: Sequence[Mark], items: Sequence[_Column], heads: Sequence[str]) -> _Platform:
+def _moodle(marks: Sequence[Mark]) -> _Roll:
     """Moodle matches all rows by one column; it gives the grades of a row whose identifier is empty to the student before."""
 
     def identified(column: str) -> list[tuple[Mark, str]]:
@@ -391,17 +408,19 @@ def _moodle(marks: Sequence[Mark], items: Sequence[_Column], heads: Sequence[str
         key=lambda choice: len(choice[2]),
     )
     _differ(column, found)
-    rows: list[list[Cell]] = [[head, "Student", *heads]]
-    for mark, text in found:
-        rows.append([text, _label(mark.person), *(item.value(mark) for item in items)])
-    # An empty cell under a new item would be a grade; a dash is what Moodle itself writes for none.
-    data = _table(rows, none="-")
-    return data, [mark for mark, _ in found], f"{column} that Moodle can match", f"fill {column} in roster.csv"
+    return _Roll(
+        (head, "Student"),
+        [(mark, (text, _label(mark.person))) for mark, text in found],
+        f"{column} that Moodle can match",
+        f"fill {column} in roster.csv",
+    )
 
 
 def _usable(text: str) -> str:
     """An identifier that can be written as it is, or "": one that a spreadsheet would run may be neither written nor altered."""
-    return text if text == text.strip() and text.isprintable() and '"' not in text and spreadsheet_safe(text) == text else ""
+    # PHP takes a backslash before a quote for an escape, and a cell with a comma ends in a quote.
+    odd = '"' in text or text.endswith("\\") or text != text.strip() or not text.isprintable()
+    return "" if odd or spreadsheet_safe(text) != text else text
 
 
 def _differ(column: str, found: Iterable[tuple[Mark, str]]) -> None:
@@ -414,7 +433,7 @@ def _differ(column: str, found: Iterable[tuple[Mark, str]]) -> None:
 
 
 def _label(person: Person) -> str:
-    """A name for people to read; PHP and Python disagree on a backslash before a quote."""
+    """A name for people to read, without quotes and backslashes (see `_usable`)."""
     return plain(person.name or person.student).replace('"', "'").replace("\\", "/")
 
 

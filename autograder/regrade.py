@@ -96,7 +96,7 @@ def apply(root: Path, week: Week, found: Preview) -> None:
     with results.locked(again):
         os.rename(held, held.with_name(f"{held.name}.before-{time.strftime('%Y%m%d-%H%M%S')}"))
         os.rename(again, held)
-    command = [sys.executable, "-m", "nbgrader", "autograde", week.folder, "--force"]
+    command = [sys.executable, "-m", "nbgrader", "autograde", week.folder, "--force", "--log-level", "WARN"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=root, env=environment, stdin=subprocess.DEVNULL, check=False)
     if done.returncode:

@@ -14,15 +14,17 @@ from typing import Any
 
 import openpyxl
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from nbgrader.api import Gradebook
 
-from autograder import exports, marks
+from autograder import exports, marks, nbcourse
 from autograder.cli import main
 from autograder.exports import ExportError, Format, Written
 from autograder.manifest import Course, Lang
 from autograder.marks import Mark, Part, Person, WeekMark
 from autograder.results import spreadsheet_safe
+from tests.conftest import ROOT
 
 FORMULA = tuple("=+-@|%\uff1d\uff0b\uff0d\uff20")
 NASTY = (
@@ -136,9 +138,15 @@ def test_a_week_alone(export: Exporter) -> None:
 
 
 def test_a_week_that_is_excused_or_waits_is_no_zero_and_a_dropped_one_keeps_its_score(export: Exporter) -> None:
-    excused, dropped, missed = a_week(1, 0, counts=False), a_week(2, 35, counts=False), a_week(3, 0)
-    row = dict(zip(*export("csv", a_mark(ada(), [excused, dropped, missed, a_week(4, 0, pending=("code",))])), strict=True))
-    assert [row[f"week0{number}"] for number in (1, 2, 3, 4)] == ["", "35.00", "0.00", ""]
+    excused, dropped, missed = a_week(1, 0, standing="excused"), a_week(2, 0, standing="dropped"), a_week(3, 0)
+    ungraded = a_week(4, 0, standing="ungraded", pending=("handed in",))
+    row = dict(zip(*export("csv", a_mark(ada(), [excused, dropped, missed, ungraded])), strict=True))
+    assert [row[f"week0{number}"] for number in (1, 2, 3, 4)] == ["", "0.00", "0.00", ""]
+
+
+def test_canvas_is_told_who_is_excused(export: Exporter) -> None:
+    marks = [a_mark(ada(), [a_week(4, 0, standing="excused")]), a_mark(bob(), [a_week(4, 80)])]
+    assert [row[-1] for row in export("canvas", *marks, week=4)[2:]] == ["EX", "80.00"]
 
 
 def test_headings_in_chinese(export: Exporter) -> None:
@@ -267,6 +275,8 @@ def test_a_part_of_which_nothing_is_marked_takes_nothing_away(export: Exporter) 
         assert "final_project is left out: nothing of it is marked yet" in export.written.notes
         with pytest.raises(ExportError, match="nothing of it is marked yet"):
             export(kind, a_mark(bob(), (), (None, None, None)))
+        nobody = Person("x")  # whose marks are not in the file
+        assert export(kind, a_mark(nobody), a_mark(ada(), (), (25, None, None)))[0][-1] == "Weekly code"
 
 
 @pytest.mark.parametrize("canvas_id", ["", "12abc", "0", "-1", "=1", "1.5", "١٢"])
@@ -323,6 +333,8 @@ def test_moodle_goes_by_the_address_where_more_students_have_one(export: Exporte
 
 @slow
 @given(name=TEXT, section=TEXT, sis=TEXT, login=TEXT, email=TEXT, number=TEXT)
+@example(name="Li,\\", section="", sis="x", login="", email="", number="m2")
+@example(name="", section="", sis="x", login="", email="", number="m,\\")
 def test_no_name_or_identifier_breaks_an_import(
     export: Exporter, name: str, section: str, sis: str, login: str, email: str, number: str
 ) -> None:
@@ -409,6 +421,33 @@ def test_a_write_that_fails_leaves_the_old_file(export: Exporter, monkeypatch: p
     with pytest.raises(ExportError, match="No space left"):
         export("csv", a_mark(bob()))
     assert export.out("csv").read_bytes() == before and [path.name for path in export.root.iterdir()] == ["out.csv"]
+
+
+def test_the_marks_of_a_course_folder(export: Exporter, course: Course) -> None:
+    root = export.root / "course"
+    nbcourse.write(root, course, [course.week(4)], "en", None, "bwrap")
+    with Gradebook(nbcourse.database(root), nbcourse.COURSE) as book, book.db.no_autoflush:
+        book.add_assignment("week04")
+        book.add_notebook("code", "week04")
+        book.add_grade_cell("t1", "code", "week04", max_score=70, cell_type="code")
+        book.add_student("eve")
+        book.add_submission("week04", "eve")
+        book.find_grade("t1", "code", "week04", "eve").auto_score = 35
+        book.db.commit()
+    (root / "marks.toml").write_text("[weekly]\nweeks = [4]\n")
+    (root / "roster.csv").write_text("student,name,email\r\nada,=李雷,ada@x.edu\r\n", encoding="utf-8-sig")
+    found = marks.load(root, course, "en", reading=[], project=[])
+    _, first, second = export("csv", *found)
+    assert first[:8] == ["ada", "'=李雷", "ada@x.edu", "", "0.00", "0.00", "", ""]
+    assert second[:1] + second[4:11] == ["eve", "50.00", "15.00", "", "", "15.00", "30", "provisional"]
+    assert export("moodle", *found)[1:] == [["ada@x.edu", "'=李雷", "0.00"]] and export.written.left_out == 1
+
+
+def test_the_titles_of_the_handbook_can_be_used(export: Exporter) -> None:
+    (text,) = re.findall(r"```toml\n(.*?)```", (ROOT / "docs" / "exports.md").read_text(encoding="utf-8"), re.DOTALL)
+    (export.root / "exports.toml").write_text(text, encoding="utf-8")
+    assert export("canvas", a_mark(ada()))[0][5] == "Weekly code (12346)"
+    assert export("moodle", a_mark(ada(), [a_week(4, 80)]), week=4)[0][2] == "Week 4: injection"
 
 
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

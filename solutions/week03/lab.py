@@ -478,7 +478,7 @@ labs.record("forgetting", loss=old_loss, **old)
 # %% [markdown] lang="zh"
 # **过大的改变。** “pirate” 是覆盖全部十一种任务的一种口吻：还是原来的答案，但用海盗的腔调说出来。
 #
-# **预测 3。** 只在 q、v 上用秩为 1 的 LoRA，步数与上面相同，完全匹配率能达到多少（0 到 1 之间）？
+# **预测 3。** 只在 q、v 上用秩为 1 的 LoRA，步数与上面相同，精确匹配率能达到多少（0 到 1 之间）？
 # %%
 pirate = ...  # between 0 and 1
 ### BEGIN SOLUTION

@@ -461,7 +461,7 @@ for name, report in reports.items():
 # 权重取决于选了哪些类别：新任务的题目多一些，它就更高。区间不知道这一点，也不知道评判者的偏好；它只反映抽到了哪些题目。
 # 全胜或全败时，区间宽度为零：自助法看不到没有发生的事。可以用“三法则”： $n$ 题中 0 败，负率仍可能高达约 $3 / n$ 。
 #
-# 如果你写完了选做任务 6.5 和 6.6，你的 `DialogueEvaluator` 应当给出同样的结果：
+# 如果你写完了拓展任务 6.5 和 6.6，你的 `DialogueEvaluator` 应当给出同样的结果：
 # %%
 try:
     overall = metrics.DialogueEvaluator(judge).evaluate(lines)["overall"]

@@ -737,7 +737,7 @@ for name, values in scores.items():
 # Lecture: *QR-LoRA* (task 7.7). $\Delta W = \sum_k \lambda_k q_k r_k^\top$ trains one number for each direction of $W_0$. Two wishes: half of
 # $W_0$ on top of it, and the rank-2 update of section 5.
 # %% [markdown] lang="zh"
-# ## 9. 选做：取自权重本身的基
+# ## 9. 拓展：取自权重本身的基
 #
 # 讲义：*QR-LoRA*（任务 7.7）。 $\Delta W = \sum_k \lambda_k q_k r_k^\top$ 对 $W_0$ 的每个方向只训练一个数。两个要求：在 $W_0$ 上再加它的一半；第 5 节中秩为 2 的更新。
 # %%

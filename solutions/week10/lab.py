@@ -424,7 +424,7 @@ plots.show(fig, alt="Three falling curves over epsilon: base on plain digits hig
 # again after every tuning. FGSM is also a weak attack. Your `pgd` (10.5, stretch), with the same $\varepsilon$, finds worse inputs:
 # %% [markdown] lang="zh"
 # 两个微调过的模型都比底座掉得多，全量微调的也不例外：倾斜的数字对二者都是新东西，离类别边界更近。所以这张图并不能说明 LoRA 本身使模型脆弱，
-# 它说明的是：每次微调之后都要重新度量鲁棒性。FGSM 还是一种较弱的攻击；在同样的 $\varepsilon$ 下，你的 `pgd`（10.5，选做）能找到更坏的输入：
+# 它说明的是：每次微调之后都要重新度量鲁棒性。FGSM 还是一种较弱的攻击；在同样的 $\varepsilon$ 下，你的 `pgd`（10.5，拓展任务）能找到更坏的输入：
 # %%
 epsilon = sizes.epsilons[2]
 victim, (x, y) = vetting.Pixels(tuned), slanted
@@ -554,7 +554,7 @@ plots.show(fig, alt="AUC over steps. Members: rises. Control: high by the losses
 # 合并进来的植入行为 (b) 在这些检查中都看不到。
 #
 # 因此我测试合并后的模型：实验中它读干净图片与以前一样好。我用同样的输入与审核过的模型比较，
-# 既看准确率，也看以审核过的模型校准的触发扫描。扫描一无所获，只说明候选不是触发器，并不说明没有触发器；由几个词组成的短语就会漏掉。
+# 既看准确率，也看以审核过的模型校准的触发扫描。扫描一无所获，只说明候选不是触发词，并不说明没有触发词；由几个词组成的短语就会漏掉。
 #
 # 我们自己的适配器是用客户数据微调的，在少量样本上反复训练，而实验中这种情况下只看损失就能认出成员。我会用同一来源的非成员来度量 AUC，
 # 因为来源不同本身就像泄露；如果偏高，就缩短训练。

@@ -23,7 +23,7 @@
 # - 把合并后的模型导出为 ONNX，测量一致性，并写出对应的 TensorRT 命令；
 # - 测量模型在一系列任务上的遗忘，并用同一个矩阵评判各种补救办法。
 #
-# 实验运行在你自己的文件 `exercises/week11/merge.py` 上（任务 11.1 至 11.4；选做任务 11.7 若已完成也会用到），大约需要一分钟。相关理论见
+# 实验运行在你自己的文件 `exercises/week11/merge.py` 上（任务 11.1 至 11.4；拓展任务 11.7 若已完成也会用到），大约需要一分钟。相关理论见
 # [讲义](../../course/week11/lecture.zh.md)的“合并多个 LoRA”“TIES”“压缩适配器”“ONNX”“持续学习”各节。计分的单元格有三个：`11.q1`、
 # `11.q2` 和书面题 `11.q3`，共 15 分。
 # %%
@@ -442,7 +442,7 @@ print(export.run_tensorrt(command, folder))
 #
 # $$\text{BWT} = \frac{1}{T - 1} \sum_{j < T} (R_{Tj} - R_{jj})$$
 #
-# 同时比较两种补救办法：**EWC**，对之前每个任务加惩罚项 $\frac{\lambda}{2} \sum_i F_i (\theta_i - \theta^*_i)^2$ （即选做任务 11.7，未完成则略去）；
+# 同时比较两种补救办法：**EWC**，对之前每个任务加惩罚项 $\frac{\lambda}{2} \sum_i F_i (\theta_i - \theta^*_i)^2$ （即拓展任务 11.7，未完成则略去）；
 # **重放**，在新任务的样本中混入每个旧任务保留的少量样本。
 # %%
 score_at_the_end = ...  # your prediction: score on the first task after the third, with one adapter and no remedy
