@@ -33,6 +33,7 @@ PASSED_OVER = {
 }  # fmt: skip
 _WORDING = Path(__file__).resolve().parents[1] / "course" / "project_findings.toml"
 _DEPTH = 12
+_CODE = 2  # MiB of Python
 _METRICS = 4 << 20  # bytes of results/metrics.json
 _MOST = 50  # findings of one kind in one file
 _FIGURES = 1000  # of a report; nobody has more
@@ -130,18 +131,12 @@ def check(folder: Path, project: Project) -> Report:
         raise ProjectError(f"{clean(str(folder))} is not a folder: name the project's, best a fresh clone")
     checker = _Checker(folder, project)
     checker.run()
-    found = sorted(checker.found, key=lambda f: (f.level != "must", f.file, f.line))
-    kept: list[Finding] = []
-    counts: Counter[tuple[Level, str, str]] = Counter()
-    for finding in found:
-        kind = finding.level, finding.file, finding.code
-        counts[kind] += 1
-        if counts[kind] <= _MOST:
-            kept.append(finding)
-    for (level, file, code), count in counts.items():
+    for (file, code), count in checker.counts.items():
         if count > _MOST:
-            kept.append(Finding(level, "more", file, 0, {"count": str(count - _MOST), "code": code}))
-    return Report(tuple(kept), len(checker.sizes), tuple(sorted(checker.passed_over)))
+            level = next(finding.level for finding in checker.found if finding.code == code)
+            checker.found.append(Finding(level, "more", clean(file), 0, {"count": str(count - _MOST), "code": code}))
+    found = sorted(checker.found, key=lambda f: (f.level != "must", f.file, f.code == "more", f.line))
+    return Report(tuple(found), len(checker.sizes), tuple(sorted(checker.passed_over)))
 
 
 class _Checker:
@@ -150,13 +145,18 @@ class _Checker:
     def __init__(self, folder: Path, project: Project) -> None:
         self.folder, self.project = folder, project
         self.found: list[Finding] = []
+        self.counts: Counter[tuple[str, str]] = Counter()  # of each kind in each file, those that are not shown too
         self.passed_over: set[str] = set()
         self.entries = 0  # files, folders and whatever else there is: each costs time
+        self.code = 0  # bytes of Python
         self.sizes: dict[str, int] = {}
         self.texts: dict[str, str] = {}
         self.unfinished: set[str] = set()  # files with something to fill in: what else they lack is not said yet
 
     def add(self, code: str, file: str, line: int = 0, **values: object) -> None:
+        self.counts[file, code] += 1
+        if self.counts[file, code] > _MOST:
+            return
         level: Any = wording()[code]["level"]
         self.found.append(Finding(level, code, clean(file), line, {k: clean(str(v)) for k, v in values.items()}))
 
@@ -280,6 +280,12 @@ class _Checker:
             if needed:
                 self.add("not_utf8", name, byte=error.start)
             return
+        if suffix in {".py", ".ipynb"}:
+            self.code += min(len(data), projectcode.MOST)
+            if self.code > _CODE << 20:
+                if not any(finding.code == "much_code" for finding in self.found):
+                    self.add("much_code", ".", most=_CODE)
+                return
         self.texts[name] = text
         for number, line in enumerate(text.split("\n"), 1):
             for match in _PLACEHOLDER.finditer(line):

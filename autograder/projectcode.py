@@ -35,8 +35,10 @@ def secrets(data: bytes) -> Iterator[Hint]:
     """What looks like a key or a token; its text is never repeated."""
     plain = data.replace(b"\0", b"")  # UTF-16 would hide one
     for kind, pattern in _SECRETS.items():
+        line, place = 1, 0
         for match in re.finditer(pattern, plain):
-            yield "secret", plain.count(b"\n", 0, match.start()) + 1, {"kind": kind}
+            line, place = line + plain.count(b"\n", place, match.start()), match.start()
+            yield "secret", line, {"kind": kind}
 
 
 def python(text: str) -> Iterator[Hint]:
@@ -85,7 +87,7 @@ def notebook(text: str) -> Iterator[tuple[int, Hint]]:
     """What is wrong with the code cells of a notebook, with the number of the cell.
 
     Raises:
-        ValueError: it is not a notebook.
+        ValueError: it is not a notebook, or has more code than is checked.
     """
     try:
         cells = [
@@ -94,9 +96,11 @@ def notebook(text: str) -> Iterator[tuple[int, Hint]]:
         codes = [(number, source if isinstance(source, str) else "".join(source)) for number, source in cells]
     except (KeyError, TypeError, RecursionError) as error:
         raise ValueError(str(error)) from None
+    if sum(len(code) for _, code in codes) > MOST:
+        raise ValueError("too much code")
     for number, code in codes:
         lines = ("" if line.lstrip().startswith(("%", "!")) else line for line in code.split("\n"))
-        for hint in python("\n".join(lines)[:MOST]):
+        for hint in python("\n".join(lines)):
             if hint[0] != "syntax":  # a cell may hold what only IPython reads
                 yield number, hint
 

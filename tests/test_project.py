@@ -354,7 +354,7 @@ def test_a_defect_is_found_where_it_is(done: Path, name: str) -> None:
 
 
 def test_every_kind_of_finding_is_tried(tmp_path: Path) -> None:
-    elsewhere = {"unreadable", "deep", "many", "total", "thin_section", "short", "long", "no_references", "more"}
+    elsewhere = {"unreadable", "deep", "many", "total", "much_code", "thin_section", "short", "long", "no_references", "more"}
     assert {code for _, code, _ in DEFECTS.values()} | elsewhere == set(projectcheck.wording())
 
 
@@ -488,6 +488,12 @@ def test_too_many_too_deep_and_too_large(done: Path) -> None:
     assert [f.code for f in report.findings].count("many") == 1 and report.files <= RULES.limits.files
 
 
+def test_more_code_than_anybody_writes(done: Path) -> None:
+    for place in range(6):
+        put(f"src/vendored/{place}.py", f'x = "{"a" * 500_000}"\n')(done)
+    assert [code for code, *_ in found(done)].count("much_code") == 1
+
+
 def test_folders_without_end_are_not_walked(done: Path) -> None:
     for place in range(3000):
         (done / "a" / f"{place}").mkdir(parents=True)
@@ -496,13 +502,23 @@ def test_folders_without_end_are_not_walked(done: Path) -> None:
     assert "many" in codes and not {"eval", "missing"} & codes
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
-def test_a_folder_that_cannot_be_read(done: Path) -> None:
-    (done / "src").chmod(0)
-    try:
-        assert "unreadable" in {code for code, *_ in found(done)}
-    finally:
-        (done / "src").chmod(0o700)
+def test_what_cannot_be_read_is_named(done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Permissions stop nobody who is root, so the refusals are made here."""
+    scandir, opened = os.scandir, os.open
+
+    def refuse(real: Callable[..., object], name: str) -> Callable[..., object]:
+        def call(path: Path, *rest: int) -> object:
+            if Path(path).name == name:
+                raise PermissionError(13, "Permission denied")
+            return real(path, *rest)
+
+        return call
+
+    monkeypatch.setattr(os, "scandir", refuse(scandir, "src"))
+    monkeypatch.setattr(os, "open", refuse(opened, "LICENSE"))
+    report = projectcheck.check(done, RULES)
+    said = {(f.code, f.file) for f in report.findings}
+    assert said == {("unreadable", "src/"), ("unreadable", "LICENSE"), ("no_python", "src/")}
 
 
 def test_of_one_kind_only_so_many_are_shown(done: Path) -> None:
@@ -541,6 +557,7 @@ HOSTILE = {
     "dots": ("src/a.py", "a" + ".b" * (MOST // 2)),
     "calls": ("src/a.py", "f" + "(x)" * (MOST // 3)),
     "names": ("src/a.py", "from a import b as c\n" * (MOST // 21)),
+    "tokens on tokens": ("a.csv", f"{TOKEN}\n" * (9 * 2**20 // 40)),
     "front": ("MODEL_CARD.md", "---\n" * (MOST // 4)),
 }
 
