@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -19,11 +20,15 @@ _STUDENTS = """\
 students:     autograder check 4            check your week 4, on your machine
               autograder check 4.2          check one task
               autograder hint 4.2           a hint for it, in three stages
+              autograder project template DIR    start the final project; `project check DIR` before you hand it in
 """
 _OTHERS = """\
 instructors:  autograder grade submissions --week 4 --out results/week04
               autograder report results/week04   what the class misunderstood, as one page
               autograder release --out DIR       the students' repository, without any solution
+              autograder export DIR --format canvas --out FILE.csv   the marks, for Canvas, Moodle or Excel
+TAs:          autograder calibrate 4       three submissions to mark before the class's
+              autograder comments 4        comments for the code review
 authors:      autograder build              make stubs, notebooks and syllabus from their sources
               autograder build --check      fail if anything is stale, leaked or scored wrongly
               autograder selftest           grade the grader: wrong answers must lose points, right ones none
@@ -75,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--file", type=Path, help="the file to check (default: exercises/weekNN/<stub>)")
     check.add_argument("--tier", choices=("basic", "advanced"), help="only the checks of this tier")
     check.add_argument("--seed", type=int, default=0, help="what the inputs are drawn from (default 0)")
+    check.add_argument("--github", action="store_true", help="in GitHub Actions: points as annotations, a table as summary")
     check.set_defaults(run=_check)
 
     hint = commands.add_parser(
@@ -86,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     hint.add_argument("--stage", type=int, choices=(1, 2, 3), default=1, help="which hint (default 1, the gentlest)")
     hint.add_argument("--lang", choices=("en", "zh"), default="en", help="its language (default en)")
     hint.set_defaults(run=_hint)
+    _add_project_commands(commands, formatter)
     if not has_grader:
         return parser
 
@@ -204,7 +211,67 @@ def _parser() -> argparse.ArgumentParser:
     selftest.add_argument("--quiet", action="store_true", help="no progress bar")
     selftest.set_defaults(run=_selftest)
     _add_review_commands(commands, formatter)
+    _add_platform_commands(commands, formatter)
+    _add_marks_commands(commands, formatter)
+    _add_export_commands(commands, formatter)
+    _add_ta_commands(commands, formatter)
     return parser
+
+
+def _add_project_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser], formatter: Any) -> None:
+    project = commands.add_parser(
+        "project",
+        help="start the final project's folder, and check it",
+        description="The final project: docs/project.md says what is asked and how it is marked.\n"
+        "  autograder project template ../ours    writes a folder to start from; fill in what stands in {{...}}\n"
+        "  autograder project check ../ours       says what is still missing, with file and line",
+        formatter_class=formatter,
+    )
+    actions = project.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    template = actions.add_parser(
+        "template",
+        help="write a project folder to start from",
+        description="Writes report, README, model card, project.toml, a configuration, a program that runs it, a test. What you\n"
+        "have to fill in stands there as {{fill in: ...}}; `autograder project check DIR` lists what is left of it.",
+        formatter_class=formatter,
+    )
+    template.add_argument("folder", metavar="DIR", type=Path, help="a new folder, or an empty one")
+    template.add_argument("--lang", choices=("en", "zh"), default="en", help="of the texts (default en)")
+    template.set_defaults(run=_project_template)
+
+    check = actions.add_parser(
+        "check",
+        help="say what is not in order in a project folder",
+        description="Looks through a project folder and prints a line for each thing to do:\n"
+        "  must    report.md:31  mean is 0.83 here and 0.8294 by results/metrics.json: correct one of them\n"
+        "`must` has to be mended before the project is handed in, `should` is advice. It exits with 0 if no `must` is left.\n"
+        "Nothing in the folder is run: no code, no git, no weights. Check a fresh clone, which is what others will have.",
+        formatter_class=formatter,
+    )
+    check.add_argument("folder", metavar="DIR", type=Path, help="the project's folder")
+    check.add_argument("--json", action="store_true", help="for programs")
+    check.add_argument("--lang", choices=("en", "zh"), default="en", help="of what is printed (default en)")
+    check.set_defaults(run=_project_check)
+
+
+def _project_template(arguments: argparse.Namespace) -> int:
+    from autograder import project
+
+    for name in project.write_template(arguments.folder, arguments.lang):
+        print(arguments.folder / name)
+    return 0
+
+
+def _project_check(arguments: argparse.Namespace) -> int:
+    from autograder import project, projectcheck
+
+    report = projectcheck.check(arguments.folder, project.load())
+    if arguments.json:
+        print(report.json(arguments.lang))
+    else:
+        print("\n".join(report.lines(arguments.lang)))
+    return 1 if report.count("must") else 0
 
 
 def _add_review_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser], formatter: Any) -> None:
@@ -228,6 +295,165 @@ def _add_review_commands(commands: argparse._SubParsersAction[argparse.ArgumentP
     similar.set_defaults(run=_similar)
 
 
+def _add_platform_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser], formatter: Any) -> None:
+    gradescope = commands.add_parser(
+        "gradescope",
+        help="write the zip of a Gradescope programming assignment",
+        description="Writes the zip to upload under Configure Autograder of a Gradescope programming assignment. It holds the\n"
+        "grader and the week's solution: for instructors alone. In Gradescope's container the same judge gives the same\n"
+        "points as `autograder grade`, in bubblewrap where the container allows it, else with reduced isolation: separate\n"
+        "processes under other accounts. Every result says which. Settings that it needs there, and what it cannot do:\n"
+        "docs/platforms.md.",
+        formatter_class=formatter,
+    )
+    gradescope.add_argument("--week", type=int, required=True, help="the week that students hand in")
+    gradescope.add_argument("--out", metavar="ZIP", type=Path, required=True, help="autograder.zip, say")
+    gradescope.add_argument("--lang", choices=("en", "zh"), default="en", help="of the texts around the checks (default en)")
+    levels = "bwrap: grade nothing where there is no bubblewrap"
+    gradescope.add_argument("--isolation", choices=("auto", "bwrap", "process"), default="auto", help=levels)
+    gradescope.set_defaults(run=_gradescope)
+
+    classroom = commands.add_parser(
+        "classroom",
+        help="write a week's template repository for GitHub, with a workflow that checks every push",
+        description="Writes the students' repository of one week, as `autograder release --week` does, and into it\n"
+        "  .github/workflows/classroom.yml   checks every push and shows the points, in the words of GitHub Classroom\n"
+        "  .github/classroom/tests.json      the same as tests for Classroom 50 (gh teacher assignment add --tests)\n"
+        "Push it to a repository that is marked as template. Students can change what runs in their own repository: that is\n"
+        "feedback. Marks come from `autograder grade` over the clones: docs/platforms.md.",
+        formatter_class=formatter,
+    )
+    classroom.add_argument("--week", type=int, required=True, help="the week that is the assignment")
+    classroom.add_argument("--out", metavar="DIR", type=Path, required=True, help="a new folder")
+    classroom.add_argument("--quiet", action="store_true", help="no progress bar")
+    classroom.set_defaults(run=_classroom)
+
+
+def _add_marks_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser], formatter: Any) -> None:
+    marks = commands.add_parser(
+        "marks",
+        help="compute and explain the course marks",
+        description="Computes everybody's mark: the weeks from nbgrader's gradebook, with what marks.toml says about lateness,\n"
+        "extensions.csv and groups.csv; reading and discussion from reading.csv; the project from project.csv. DIR is the\n"
+        "folder that `autograder nbgrader` made. Nothing is changed. A mark is provisional while anything of it waits.\n"
+        "  autograder marks DIR                    the class, a line a student\n"
+        "  autograder marks DIR --student ada      where ada's mark comes from, line by line\n"
+        "The files and the rules: docs/marks.md.",
+        formatter_class=formatter,
+    )
+    marks.add_argument("folder", metavar="DIR", type=Path, help="the course folder")
+    marks.add_argument("--student", help="explain this student's mark")
+    marks.add_argument("--explain", action="store_true", help="explain everybody's mark")
+    marks.add_argument("--json", action="store_true", help="as JSON, one object a student and line")
+    marks.add_argument("--lang", choices=("en", "zh"), default="en", help="the explanation's language (default en)")
+    marks.set_defaults(run=_marks)
+
+    regrade = commands.add_parser(
+        "regrade",
+        help="grade a week again after a check was mended; shows whom it changes",
+        description="Grades a week of the course folder again, with the same seed, beside the results that it has, and prints\n"
+        "what would change: for each student the cells, before and after, and the course mark. Nothing is entered until you\n"
+        "run the same command with --apply; then nbgrader enters what was shown, and the old results stay in\n"
+        "DIR/results/weekNN.before-<time>. Manual scores and comments are kept, and where a TA's score goes before the\n"
+        "judge's it says so. A submission whose file and checks are what they were is not run again.",
+        formatter_class=formatter,
+    )
+    regrade.add_argument("folder", metavar="DIR", type=Path, help="the course folder")
+    regrade.add_argument("--week", type=int, required=True, help="the week to grade again")
+    regrade.add_argument("--apply", action="store_true", help="enter the changes in the gradebook")
+    regrade.add_argument("--jobs", type=int, help="judges at the same time (default: one a core)")
+    regrade.add_argument("--quiet", action="store_true", help="no progress bar")
+    regrade.set_defaults(run=_regrade)
+
+
+def _regrade(arguments: argparse.Namespace) -> int:
+    course = load()
+    week = course.week(arguments.week)
+    if arguments.jobs is not None and arguments.jobs < 1:
+        raise UsageError("--jobs must be at least 1")
+    from autograder import regrade
+
+    found = regrade.preview(arguments.folder, course, week, arguments.jobs, arguments.quiet)
+    print("\n".join(regrade.lines(found, week)))
+    if not arguments.apply:
+        if found.deltas:
+            print(f"nothing is entered yet: autograder regrade {arguments.folder} --week {week.number} --apply")
+        return 1 if found.ungraded else 0
+    regrade.apply(arguments.folder, week, found)
+    print("entered")
+    return 0
+
+
+def _marks(arguments: argparse.Namespace) -> int:
+    from autograder import marks, report
+
+    found = marks.load(arguments.folder, load(), arguments.lang)
+    if arguments.student is not None:
+        found = [mark for mark in found if mark.person.student == arguments.student]
+        if not found:
+            raise UsageError(f"there is no student {arguments.student!r} in {arguments.folder}")
+    if arguments.json:
+        for mark in found:
+            print(json.dumps(report.mark_json(mark), ensure_ascii=True))
+    elif arguments.explain or arguments.student is not None:
+        print("\n\n".join(report.mark_lines(mark, arguments.lang) for mark in found))
+    else:
+        print(report.marks_table(found, arguments.lang))
+    return 0
+
+
+def _add_ta_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser], formatter: Any) -> None:
+    comments = commands.add_parser(
+        "comments",
+        help="comments for the code review, to copy",
+        description="Prints the comment bank: with a WEEK, what to say of each misunderstanding that its checks know, and\n"
+        "where to read again; without, the general remarks on code. In nbgrader those that fit a submission stand below it.\n"
+        "  autograder comments 4 --search merge      those about merging\n"
+        "  autograder comments 4 --search 4.3        those of one task",
+        formatter_class=formatter,
+    )
+    comments.add_argument("week", metavar="WEEK", type=int, nargs="?", help="the week (default: the general remarks)")
+    comments.add_argument("--search", metavar="TEXT", default="", help="only those that contain TEXT, in either language")
+    comments.add_argument("--lang", choices=("en", "zh"), default="en", help="their language (default en)")
+    comments.set_defaults(run=_comments)
+
+    calibrate = commands.add_parser(
+        "calibrate",
+        help="three submissions to mark before you mark a class",
+        description="Prints three submissions of a week as Markdown, with the rubric left blank. All of them pass every check:\n"
+        "what differs is the code. Everybody marks them alone; then you compare, with each other and with the key:\n"
+        "  autograder calibrate 4 > marks.md\n"
+        "  autograder calibrate 4 --key\n"
+        "How to spend the half hour: docs/tas.md.",
+        formatter_class=formatter,
+    )
+    calibrate.add_argument("week", metavar="WEEK", type=int, help="the week; not all have examples")
+    calibrate.add_argument("--key", action="store_true", help="the scores, with reasons, in place of the code")
+    calibrate.add_argument("--lang", choices=("en", "zh"), default="en", help="the language (default en)")
+    calibrate.set_defaults(run=_calibrate)
+
+
+def _comments(arguments: argparse.Namespace) -> int:
+    course = load()
+    week = None if arguments.week is None else _weeks(course, [arguments.week])[0]
+    from autograder import comments
+    from autograder.intake import clean
+
+    found = list(comments.search(week, arguments.search, arguments.lang))
+    if not found:
+        raise UsageError(f'no comment contains "{clean(arguments.search)}"; try a shorter word, or another week')
+    print("\n\n".join(f"{heading}\n{text}" for heading, text in found))
+    return 0
+
+
+def _calibrate(arguments: argparse.Namespace) -> int:
+    week = load().week(arguments.week)
+    from autograder import calibration
+
+    print(calibration.page(week, arguments.lang, key=arguments.key), end="")
+    return 0
+
+
 def _similar(arguments: argparse.Namespace) -> int:
     week = load().week(arguments.week)
     if not week.tasks:
@@ -249,12 +475,47 @@ def _similar(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _add_export_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser], formatter: Any) -> None:
+    export = commands.add_parser(
+        "export",
+        help="write the marks as CSV or Excel, or for Canvas or Moodle",
+        description="Writes the marks of a course folder, the one that `autograder nbgrader` made, to a file:\n"
+        "  csv      a row a student with everything, for other programs\n"
+        "  excel    the same, with a sheet on how each mark comes about\n"
+        "  canvas   what Canvas's gradebook imports: the three parts of the mark, which add up to it\n"
+        "  moodle   what Moodle's gradebook imports, likewise\n"
+        "With --week only that week's score, of 100 points. Canvas needs canvas_id, sis_id or sis_login in roster.csv, Moodle\n"
+        "moodle_id or email: who has none is left out and named, and the command exits with 1. How to import: docs/exports.md.",
+        formatter_class=formatter,
+    )
+    export.add_argument("folder", metavar="DIR", type=Path, help="the course folder")
+    export.add_argument("--format", choices=("csv", "excel", "canvas", "moodle"), required=True, help="what the file is for")
+    export.add_argument("--out", metavar="FILE", type=Path, required=True, help="the file, .csv or .xlsx; replaced if there")
+    export.add_argument("--week", type=int, help="only this week's score (default: the whole mark)")
+    export.add_argument("--lang", choices=("en", "zh"), default="en", help="of headings and explanations (default en)")
+    export.set_defaults(run=_export)
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    course = load()
+    week = None if arguments.week is None else course.week(arguments.week).number
+    from autograder import exports, marks
+    from autograder.intake import clean
+
+    found = marks.load(arguments.folder, course, arguments.lang)
+    written = exports.write(arguments.folder, found, course, arguments.format, arguments.out, week, arguments.lang)
+    for note in written.notes:
+        print(f"autograder: {note}", file=sys.stderr)
+    print(f"{written.students} student{'s' * (written.students != 1)} in {clean(str(arguments.out))}")
+    return 1 if written.left_out else 0
+
+
 def _check(arguments: argparse.Namespace) -> int:
     course = load()
     week, tasks = _what(course, arguments.what)
     from autograder import home
     from autograder.judge import runner as judge
-    from autograder.report import print_check
+    from autograder.report import print_check, print_github
 
     path = arguments.file or judge.ROOT / "exercises" / week.folder / week.stub
     if not path.is_file():
@@ -265,7 +526,10 @@ def _check(arguments: argparse.Namespace) -> int:
     with home.hidden_packages(week):
         runner.run_in_pytest(lambda: runs.extend(runner.run(judge.loopback(path.resolve()))), silent=False)
 
-    return print_check(runs, path)
+    status = print_check(runs, path)
+    if arguments.github:
+        print_github(runs)
+    return status
 
 
 def _hint(arguments: argparse.Namespace) -> int:
@@ -392,6 +656,30 @@ def _nbgrader(arguments: argparse.Namespace) -> int:
     lines = nbcourse.write(arguments.folder, course, weeks, arguments.lang, arguments.db, arguments.isolation)
     print("\n".join(lines))
     print(f"next: cd {arguments.folder} && nbgrader generate_assignment {weeks[0].folder}")
+    return 0
+
+
+def _gradescope(arguments: argparse.Namespace) -> int:
+    (week,) = _weeks(load(), [arguments.week])
+    from autograder import gradescope
+
+    count = gradescope.write(arguments.out, week, arguments.lang, arguments.isolation)
+    print(f"{count} files in {arguments.out}, the solution of week {week.number} among them: keep it from students")
+    print("upload it under Configure Autograder, Zip file upload; docs/platforms.md has the settings")
+    return 0
+
+
+def _classroom(arguments: argparse.Namespace) -> int:
+    course = load()
+    (week,) = _weeks(course, [arguments.week])
+    from tqdm import tqdm
+
+    from autograder import classroom
+
+    with tqdm(total=1, unit=" week", desc="recording", disable=arguments.quiet, leave=False) as bar:
+        count = classroom.write(arguments.out, course, week, lambda done, total: bar.update(done - bar.n))
+    print(f"{count} files in {arguments.out}, without solutions, mutants or keys")
+    print("push it to a repository on GitHub and mark that as template; docs/platforms.md goes on from there")
     return 0
 
 

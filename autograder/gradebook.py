@@ -1,14 +1,30 @@
-"""Enters the judge's scores into nbgrader's gradebook, through its API. Manual scores and comments stay as they are."""
+"""Reads nbgrader's gradebook, and enters the judge's scores through its API. Manual scores and comments stay as they are."""
 
 from __future__ import annotations
 
+import datetime
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from nbgrader.api import Gradebook, MissingEntry
+from nbgrader.api import (
+    Assignment,
+    BaseCell,
+    Grade,
+    Gradebook,
+    GradeCell,
+    MissingEntry,
+    Notebook,
+    Student,
+    SubmittedAssignment,
+    SubmittedNotebook,
+)
+from sqlalchemy import select
+from sqlalchemy.exc import SQLAlchemyError
 
 from autograder import UserError, nbcourse
 from autograder.manifest import Week
@@ -21,6 +37,119 @@ if (_programs := str(Path(sys.executable).parent)) not in os.environ.get("PATH",
 
 class GradebookError(UserError):
     """The gradebook lacks something; the text is one line that says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """What stands in the gradebook about one graded cell of a submission.
+
+    Attributes:
+        auto: the judge's score, None if it gives none here.
+        manual: a TA's score, which goes before the judge's.
+        waits: whether a TA has to look at it.
+    """
+
+    auto: Fraction | None
+    manual: Fraction | None
+    extra: Fraction
+    maximum: Fraction
+    waits: bool
+
+    @property
+    def score(self) -> Fraction:
+        """What counts: a cell that nobody has scored is 0."""
+        base = self.manual if self.manual is not None else self.auto
+        return Fraction(0) if base is None else base + self.extra
+
+    @property
+    def pending(self) -> bool:
+        """Whether the score may still change because somebody has to give it."""
+        return self.waits or (self.manual is None and self.auto is None)
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """One student's submission of one assignment; times in UTC.
+
+    Attributes:
+        cells: by (notebook, name of the cell).
+    """
+
+    received: datetime.datetime | None
+    extension: datetime.timedelta
+    cells: dict[tuple[str, str], Cell] = field(default_factory=dict)
+
+    @property
+    def maximum(self) -> Fraction:
+        """The points of all cells."""
+        return sum((cell.maximum for cell in self.cells.values()), Fraction(0))
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """A gradebook: the students' ids, when each assignment is due, and the submissions by (student, assignment)."""
+
+    students: list[str]
+    due: dict[str, datetime.datetime | None]
+    submissions: dict[tuple[str, str], Submission]
+
+
+def read(root: Path) -> Contents:
+    """All that the gradebook of a course folder holds.
+
+    Raises:
+        GradebookError: if there is none, or it cannot be read.
+    """
+    url = nbcourse.database(root)
+    name = url.partition("@")[2] or url  # a URL's password is not for a terminal
+    if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).is_file():
+        raise GradebookError(f"there is no gradebook in {root} yet: run `nbgrader generate_assignment` there first")
+    try:
+        with Gradebook(url, nbcourse.COURSE) as book:
+            return _contents(book)
+    except SQLAlchemyError as error:
+        raise GradebookError(
+            f"the gradebook {name} cannot be read ({type(error).__name__}): is it there, and not locked?"
+        ) from None
+
+
+def _contents(book: Gradebook) -> Contents:
+    students = sorted(book.db.scalars(select(Student.id)))
+    due = {name: _utc(when) for name, when in book.db.execute(select(Assignment.name, Assignment.duedate))}
+    submissions: dict[str, Submission] = {}
+    found: dict[tuple[str, str], Submission] = {}
+    query = select(
+        SubmittedAssignment.id, SubmittedAssignment.student_id, Assignment.name,
+        SubmittedAssignment.timestamp, SubmittedAssignment.extension,
+    ).join(Assignment, SubmittedAssignment.assignment_id == Assignment.id)  # fmt: skip
+    for key, student, assignment, received, extension in book.db.execute(query):
+        submissions[key] = found[student, assignment] = Submission(_utc(received), extension or datetime.timedelta())
+    cells = (
+        select(
+            SubmittedNotebook.assignment_id, Notebook.name, BaseCell.name,
+            Grade.auto_score, Grade.manual_score, Grade.extra_credit, GradeCell.max_score, Grade.needs_manual_grade,
+        )
+        .join(SubmittedNotebook, Grade.notebook_id == SubmittedNotebook.id)
+        .join(Notebook, SubmittedNotebook.notebook_id == Notebook.id)
+        .join(GradeCell, Grade.cell_id == GradeCell.id)
+    )  # fmt: skip
+    for key, notebook, name, auto, manual, extra, maximum, waits in book.db.execute(cells):
+        cell = Cell(_given(auto), _given(manual), exact(extra or 0), exact(maximum), bool(waits))
+        submissions[key].cells[notebook, name] = cell
+    return Contents(students, due, found)
+
+
+def exact(value: float) -> Fraction:
+    """A score as the fraction that was meant: a third of 20 points comes out of the database as 6.666666666666667."""
+    return Fraction(value).limit_denominator(10_000)
+
+
+def _given(value: float | None) -> Fraction | None:
+    return None if value is None else exact(value)
+
+
+def _utc(when: datetime.datetime | None) -> datetime.datetime | None:
+    return None if when is None else when.replace(tzinfo=datetime.UTC)
 
 
 def require(book: Gradebook, assignment: str) -> None:
@@ -45,8 +174,7 @@ def enter_code(book: Gradebook, week: Week, results: Sequence[Result]) -> None:
     """
     for result in results:
         if result["status"] == "graded":
-            scores = {nbcourse.grade_id(task["id"]): task["score"] for task in result["tasks"] if task["max_score"]}
-            _enter(book, week, nbcourse.CODE, result["student"], scores, manual=[nbcourse.REVIEW])
+            _enter(book, week, nbcourse.CODE, result["student"], code_scores(result), manual=[nbcourse.REVIEW])
 
 
 def enter_lab(book: Gradebook, week: Week, labs: Iterable[Mapping[str, Any]]) -> None:
@@ -58,9 +186,18 @@ def enter_lab(book: Gradebook, week: Week, labs: Iterable[Mapping[str, Any]]) ->
     written = {question.grade_id for question in week.questions if question.written}
     for lab in labs:
         if lab["status"] == "graded":
-            scores = {q["id"].partition(".")[2]: q["score"] for q in lab["questions"]}
-            scores = {name: score for name, score in scores.items() if name not in written}
-            _enter(book, week, week.folder, lab["student"], scores, manual=written)
+            _enter(book, week, week.folder, lab["student"], lab_scores(week, lab), manual=written)
+
+
+def code_scores(result: Result) -> dict[str, float]:
+    """The score of each core task's cell in a graded result."""
+    return {nbcourse.grade_id(task["id"]): task["score"] for task in result["tasks"] if task["max_score"]}
+
+
+def lab_scores(week: Week, lab: Mapping[str, Any]) -> dict[str, float]:
+    """The score of each cell of a graded lab that the judge marks."""
+    scores = {q["id"].partition(".")[2]: q["score"] for q in lab["questions"]}
+    return {q.grade_id: scores[q.grade_id] for q in week.questions if not q.written and q.grade_id in scores}
 
 
 def _enter(book: Gradebook, week: Week, notebook: str, student: str, scores: Mapping[str, float], manual: Iterable[str]) -> None:

@@ -210,8 +210,28 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Criterion:
+    """One row of the rubric by which TAs mark the code review; ``text`` says what earns its points."""
+
+    id: Annotated[str, _like(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", 'be a short name in lower case, such as "comments"')]
+    title: Text
+    points: Annotated[int, _between(1, 100)]
+    text: Text
+
+
+Rubric = Annotated[
+    tuple[Criterion, ...],
+    Rule(lambda v: len({one.id for one in v}) == len(v), "give each criterion an id of its own"),
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Week:
-    """One week. A week without tasks is one whose exercises are not written yet."""
+    """One week. A week without tasks is one whose exercises are not written yet.
+
+    ``review`` is the week's own rubric, or else the course's. It is no part of the repr, by which results are known to be
+    of the same exercises: rewording the rubric grades nobody again.
+    """
 
     number: Annotated[int, _between(1, 99)]
     title: Text
@@ -222,6 +242,7 @@ class Week:
     stub: Annotated[str, _like(r"[a-z][a-z0-9_]*\.py", 'be a Python file name without a folder, such as "lora_linear.py"')]
     hidden_packages: tuple[Module, ...]
     preload: tuple[Module, ...]
+    review: Rubric = field(metadata={"inherits": True}, repr=False)
     limits: Limits = field(metadata={"inherits": True})
     tasks: tuple[Task, ...] = field(default=(), metadata={"key": "task"})
     questions: tuple[Question, ...] = field(default=(), metadata={"key": "question"})
@@ -237,6 +258,9 @@ class Week:
             for name in SUBMISSION_LIMITS:
                 same = getattr(task.limits, name) == getattr(self.limits, name)
                 _require(same, f"task {task.id}, limits: {name} is of a submission; set it for the week")
+        total, wanted = sum(one.points for one in self.review), self.points.review
+        hint = "give this week its own [[week.review]] where the course's does not fit"
+        _require(total == wanted, f"points of review must sum to {wanted} (points.review), not {total}; {hint}")
         if self.questions:
             ids = [question.id for question in self.questions]
             for name in ids:
@@ -272,6 +296,7 @@ class Course:
     about: About = field(metadata={"key": "course"})
     grade: GradeWeights
     limits: Limits
+    review: Rubric
     weeks: tuple[Week, ...] = field(metadata={"key": "week"})
     sha256: str = field(default="", metadata={"key": None})
 
@@ -354,6 +379,18 @@ def _parsed(cls: type[_Schema], data: bytes, name: str) -> _Schema:
     return found
 
 
+def table(cls: type[_Schema], raw: object, *place: str) -> _Schema:
+    """Builds a dataclass of this kind from a table of another TOML file, by the same rules; ``place`` begins with the file.
+
+    Raises:
+        ManifestError: the table breaks a rule.
+    """
+    if type(raw) is not dict:
+        raise _error(place, f"must be a table, not {_show(raw)}")
+    made: _Schema = _table(cls, raw, place, {})
+    return made
+
+
 def _table(cls: Any, raw: dict[str, Any], place: tuple[str, ...], outer: dict[str, Any]) -> Any:
     """Builds a dataclass from a table; ``outer`` holds the fields already read of the table around it."""
     hints = get_type_hints(cls, include_extras=True)
@@ -367,9 +404,11 @@ def _table(cls: Any, raw: dict[str, Any], place: tuple[str, ...], outer: dict[st
     values: dict[str, Any] = {}
     for key, spec in specs.items():
         given = raw.get(key)
-        if spec.metadata.get("inherits") and isinstance(given, dict | None):
-            given = dataclasses.asdict(outer[spec.name]) | (given or {})
-        if given is not None:
+        if spec.metadata.get("inherits") and isinstance(given, dict) and dataclasses.is_dataclass(outer[spec.name]):
+            given = dataclasses.asdict(outer[spec.name]) | given
+        if given is None and spec.metadata.get("inherits"):
+            values[spec.name] = outer[spec.name]
+        elif given is not None:
             values[spec.name] = _value(hints[spec.name], given, place, key, values)
         elif spec.default is dataclasses.MISSING:
             raise _error(place, f"{key} is missing; add it")
@@ -394,7 +433,11 @@ def _value(hint: Any, raw: Any, place: tuple[str, ...], key: str, outer: dict[st
             names = [(place, f"{key} {_name(item, entry, i)}") for i, entry in enumerate(raw, start=1)]
         else:
             names = [((*place, key), f"item {i}") for i in range(1, len(raw) + 1)]
-        return tuple(_value(item, entry, *name, outer) for entry, name in zip(raw, names, strict=True))
+        items = tuple(_value(item, entry, *name, outer) for entry, name in zip(raw, names, strict=True))
+        for rule in rules:
+            if not rule.test(items):
+                raise _error(place, f"{key} must {rule.must}")
+        return items
     if type(raw) is not kind or not all(rule.test(raw) for rule in rules):
         must = rules[0].must if rules else "be true or false"
         raise _error(place, f"{key} must {must}, not {_show(raw)}")

@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autograder import UserError
+from autograder import UserError, policy, tables
 from autograder.manifest import Course, Lang, Week
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
+COURSE = "lora"  # nbgrader's course_id
 CODE = "code"  # the notebook of the stub file
 REVIEW = "review"  # its cell that a TA marks
 STAFF = "lora_graded_staff"  # metadata of a cell that students must not see
@@ -74,8 +75,9 @@ def write(
         for name, content in files.items():
             _write(place / name, content)
         lines.append(f"source/{week.folder}: {', '.join(files)}")
-    if not (folder / "roster.csv").exists():
-        _write(folder / "roster.csv", "student,name,email,canvas_id,sis_id,sis_login,section,moodle_id\n")
+    for name, text in (("roster.csv", f"{','.join(tables.ROSTER)}\n"), ("marks.toml", policy.TEMPLATE)):
+        if not (folder / name).exists():
+            _write(folder / name, text)
     return lines
 
 

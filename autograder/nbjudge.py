@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import datetime
 import io
-import json
 import os
 import re
 import stat
@@ -51,7 +50,7 @@ def configure(c: Any, root: Path, *, lang: Lang = "en", db: str | None = None, i
     """Set nbgrader up for a course folder; `c` is what get_config() gives."""
     root = root.resolve()
     c.CourseDirectory.root = str(root)
-    c.CourseDirectory.course_id = "lora"
+    c.CourseDirectory.course_id = nbcourse.COURSE
     if db:
         c.CourseDirectory.db_url = db
     c.JudgedAutograde.lang, c.JudgedAutograde.isolation = lang, isolation
@@ -103,7 +102,7 @@ class JudgedAutograde(Autograde):
             said = (done.stderr or "see above").strip().splitlines()
             self._stop(said[-1] if said else f"`autograder grade` ended with {done.returncode}")
         self._results = {result["student"]: result for result in results.read(out)[1]}
-        self._labs = lab_results(out)
+        self._labs = results.read_labs(out)
         groups = self._root / "groups.csv"
         self._autograder("similar", out, *(["--groups", str(groups)] if groups.is_file() else []), timeout=1800)
         flags = similar.read_flags(out)
@@ -335,15 +334,6 @@ def _received_table(path: Path, week: Week) -> dict[str, datetime.datetime]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
         why = f"{path} cannot be read ({error}): its columns are student, week, received (2026-03-01T12:00+08:00)"
         raise NbGraderException(why) from None
-
-
-def lab_results(out: Path) -> dict[str, dict[str, Any]]:
-    """The lines of notebooks.jsonl by student; none if there is no such file."""
-    path = out / "notebooks.jsonl"
-    if not path.is_file():
-        return {}
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return {line["student"]: line for line in lines}
 
 
 def code_notebook(week: Week, result: dict[str, Any], files: dict[str, bytes], flags: list[Any], lang: Lang) -> NotebookNode:

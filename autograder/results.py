@@ -104,6 +104,15 @@ def read(folder: Path) -> tuple[dict[str, Any], list[Result]]:
     return run, [found[student] for student in sorted(found)]
 
 
+def read_labs(folder: Path) -> dict[str, Result]:
+    """The lines of notebooks.jsonl by student; none if there is no such file."""
+    path = folder / "notebooks.jsonl"
+    if not path.is_file():
+        return {}
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return {line["student"]: line for line in lines}
+
+
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold an output folder for this process.

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autograder import sanitise
+from autograder import comments, sanitise, syllabus
+from autograder.comments import Comment
 from autograder.judge.runner import ROOT
 from autograder.manifest import Lang, Week
 
@@ -50,36 +51,43 @@ def material(
     """
     zh = lang == "zh"
     sections = []
-    told = _misconceptions(result)
-    if told:
-        sections.append(
-            Section(
-                "可能的误解" if zh else "Likely misunderstandings", "\n".join(f"- {sanitise.markdown(line)}" for line in told)
-            )
-        )
+    found = _misconceptions(week, result)
+    if found:
+        lines = [f"- {sanitise.markdown(known.said.of(lang) if known else told)}" for told, known, _ in found]
+        sections.append(Section("可能的误解" if zh else "Likely misunderstandings", "\n".join(lines)))
     stub = (ROOT / "exercises" / week.folder / week.stub).read_text(encoding="utf-8")
     source = files.get(week.stub)
     if source is None:
         message = result["message"] if result else f"{week.stub} is missing"
         return [*sections, Section("提交的文件" if zh else "The file", sanitise.markdown(message)), _similar(flags, zh)]
     text = source.decode("utf-8", "replace")
-    diff = difflib.unified_diff(
-        stub.splitlines(), text.splitlines(), f"exercises/{week.folder}/{week.stub}", week.stub, lineterm="", n=2
-    )
-    sections.append(
-        Section(
-            "与模板的差异" if zh else "What was written: the difference from the stub", sanitise.fenced("\n".join(diff), "diff")
-        )
-    )
-    findings = ruff(files)
+    title = "学生写了什么：与模板的差异" if zh else "What was written: the difference from the stub"
+    diff = difference(stub, text, week)
+    sections.append(Section(title, sanitise.fenced(diff, "diff")))
+    findings = ruff(files, lang)
     shown = sanitise.fenced("\n".join(findings)) if findings else ("没有发现问题。" if zh else "Nothing found.")
     sections.append(Section("ruff 的提示" if zh else "What ruff finds", shown))
     for name in sorted(files):
         if name.endswith(".py"):
-            title = sanitise.markdown(name) if name != week.stub else ("提交的文件" if zh else "The whole file")
+            title = sanitise.markdown(name) if name != week.stub else ("完整文件" if zh else "The whole file")
             sections.append(Section(title, sanitise.fenced(files[name].decode("utf-8", "replace"), "python")))
-    sections.append(_similar(flags, zh))
-    return sections
+    return [*sections, _comments(found, lang), _similar(flags, zh)]
+
+
+def difference(stub: str, text: str, week: Week) -> str:
+    """What was written into a stub file, as a unified diff."""
+    names = f"exercises/{week.folder}/{week.stub}", week.stub
+    return "\n".join(difflib.unified_diff(stub.splitlines(), text.splitlines(), *names, lineterm="", n=2))
+
+
+def _comments(found: Sequence[tuple[str, Comment | None, str]], lang: Lang) -> Section:
+    """What the TA may copy: of the misunderstandings of this submission, then the general remarks."""
+    zh = lang == "zh"
+    own = [f"- {known.text(lang, sanitise.markdown(shown))}" for _, known, shown in found if known]
+    general = [f"- **{name}**{'：' if zh else ': '}{remark.of(lang)}" for name, remark in comments.general().items()]
+    lead = "挑选合适的，改成自己的话，并注明行号。" if zh else "Pick what fits, make it your own, and name the line."
+    parts = [lead, *(["\n".join(own)] if own else []), "一般性意见：" if zh else "In general:", "\n".join(general)]
+    return Section("可直接复制的评语（仅供教师）" if zh else "Comments to copy (for staff)", "\n\n".join(parts), staff=True)
 
 
 def _similar(flags: Sequence[tuple[str, float]], zh: bool) -> Section:
@@ -88,19 +96,27 @@ def _similar(flags: Sequence[tuple[str, float]], zh: bool) -> Section:
         return Section(title, "没有。" if zh else "None.", staff=True)
     lines = [f"- {share:.0%}: {sanitise.markdown(other)}" for other, share in flags]
     note = (
-        "并排对照见结果文件夹中的 similar.html。"
+        "并排对照见结果文件夹中的 similar.html。相似只是线索，不是结论。"
         if zh
         else "Side by side: similar.html in the results folder. A flag is no verdict."
     )
     return Section(title, "\n".join([*lines, "", note]), staff=True)
 
 
-def _misconceptions(result: Mapping[str, Any] | None) -> list[str]:
-    found = [check["misconception"] for task in (result or {}).get("tasks", ()) for check in task["checks"]]
-    return list(dict.fromkeys(text for text in found if text))
+def _misconceptions(week: Week, result: Mapping[str, Any] | None) -> list[tuple[str, Comment | None, str]]:
+    """Each misunderstanding that a check has told, once: its text, the bank's comment where it knows it, the check's property."""
+    told: dict[str, tuple[str, str]] = {}
+    for task in (result or {}).get("tasks", ()):
+        for check in task["checks"]:
+            if check["misconception"]:
+                told.setdefault(check["misconception"], (task["id"], check["property"]))
+    if not told:
+        return []
+    known = {(one.task, one.said.en): one for one in comments.of(week)}
+    return [(text, known.get((task, text)), shown) for text, (task, shown) in told.items()]
 
 
-def ruff(files: Mapping[str, bytes]) -> list[str]:
+def ruff(files: Mapping[str, bytes], lang: Lang = "en") -> list[str]:
     """What ruff finds in a submission, with the course's own rules: nothing that the student wrote switches any off."""
     with tempfile.TemporaryDirectory(prefix="review-") as place:
         names = []
@@ -127,38 +143,19 @@ def ruff(files: Mapping[str, bytes]) -> list[str]:
             done = subprocess.run(command, capture_output=True, text=True, timeout=_RUFF_SECONDS, check=False)
             found = json.loads(done.stdout)
         except (subprocess.TimeoutExpired, ValueError):
-            return ["ruff could not read the files"]
+            return ["ruff 无法读取这些文件" if lang == "zh" else "ruff could not read the files"]
     own = {str(path): name for path, name in names} | {str(path.resolve()): name for path, name in names}
     lines = []
     for one in found[:_FINDINGS]:
         name = own.get(one["filename"], "")
         lines.append(f"{name}:{one['location']['row']}: {one['code'] or 'syntax'} {one['message'].splitlines()[0]}")
     if len(found) > _FINDINGS:
-        lines.append(f"and {len(found) - _FINDINGS} more")
+        more = len(found) - _FINDINGS
+        lines.append(f"另有 {more} 条" if lang == "zh" else f"and {more} more")
     return lines
 
 
-_RUBRIC: dict[Lang, tuple[tuple[str, int, str], ...]] = {
-    "en": (
-        ("Says what it computes", 5, "names of the field, shapes where they are not obvious, the equation's structure visible"),
-        ("As short as the equation allows", 4, "no copies, no dead branches, no state that could be derived"),
-        ("Errors and edges", 3, "raised where the contract wants them, before anything changes, with a text that helps"),
-        ("Comments", 3, "say why; nothing is left that only served debugging"),
-    ),
-    "zh": (
-        ("代码说明它在计算什么", 5, "使用领域通用的命名；形状不明显处有说明；看得出公式的结构"),
-        ("公式允许的最短写法", 4, "没有重复代码、无用分支、可推导而出的状态"),
-        ("错误与边界情形", 3, "在约定要求处、在任何改动之前抛出，文字有帮助"),
-        ("注释", 3, "说明原因；没有只为调试而留下的内容"),
-    ),
-}
-
-
 def rubric(week: Week, lang: Lang = "en") -> str:
-    """The review's rubric, scaled to the week's points, as a Markdown table."""
-    rows = _RUBRIC[lang]
-    scale = week.points.review / sum(points for _, points, _ in rows)
+    """The rubric of the week's review, as Markdown."""
     head = "### 代码评审" if lang == "zh" else "### Code review"
-    table = ["| | 分 | |" if lang == "zh" else "| | points | |", "|---|---|---|"]
-    table += [f"| {title} | {points * scale:g} | {text} |" for title, points, text in rows]
-    return "\n".join([head, "", *table])
+    return "\n\n".join([head, syllabus.rubric(week.review, lang)])

@@ -6,7 +6,7 @@ Texts of the manifest are inline Markdown and are copied as they are; only table
 import re
 from collections.abc import Iterator, Sequence
 
-from autograder.manifest import Course, Lang, Text, Week
+from autograder.manifest import Course, Criterion, Lang, Text, Week
 
 FILES: dict[Lang, str] = {"en": "syllabus.md", "zh": "syllabus.zh.md"}
 
@@ -32,6 +32,14 @@ _WORDS = {
         en="Final project: report, public repository, demonstration video",
         zh="期末项目：技术报告、公开代码仓库、演示视频",
     ),
+    "review": Text(en="Code review", zh="代码评审"),
+    "review_of_course": Text(
+        en="In the code review a TA reads your code. These are the rows of the rubric, where a week has none of its own.",
+        zh="代码评审由助教阅读代码后评分。评分标准如下；个别周另有标准，列在该周之下。",
+    ),
+    "review_of_week": Text(en="This week has its own rubric.", zh="本周采用单独的评分标准。"),
+    "criterion": Text(en="Criterion", zh="评分项"),
+    "earns": Text(en="What earns the points", zh="得分要求"),
     "schedule": Text(en="Schedule", zh="每周安排"),
     "week": Text(en="Week", zh="周次"),
     "module": Text(en="Module", zh="模块"),
@@ -81,15 +89,24 @@ def _blocks(course: Course, lang: Lang) -> Iterator[str]:
     yield f"## {word['marks']}"
     weights = ("weekly_code", "reading_discussion", "final_project")
     rows = [(word[name], f"{getattr(course.grade, name)}%") for name in weights]
-    yield _table((word["component"], word["weight"]), rows, right=(1,))
+    yield table((word["component"], word["weight"]), rows, right=(1,))
+    yield f"### {word['review']}"
+    yield word["review_of_course"]
+    yield rubric(course.review, lang)
     yield f"## {word['schedule']}"
     rows_of_weeks = [(str(w.number), w.title.of(lang), w.practice.of(lang)) for w in course.weeks]
-    yield _table((word["week"], word["module"], word["practice"]), rows_of_weeks, right=(0,))
+    yield table((word["week"], word["module"], word["practice"]), rows_of_weeks, right=(0,))
     for week in course.weeks:
-        yield from _week(week, lang, word)
+        yield from _week(week, course, lang, word)
 
 
-def _week(week: Week, lang: Lang, word: dict[str, str]) -> Iterator[str]:
+def rubric(rows: Sequence[Criterion], lang: Lang) -> str:
+    """The rubric of the code review as a Markdown table."""
+    head = tuple(_WORDS[key].of(lang) for key in ("criterion", "points", "earns"))
+    return table(head, [(one.title.of(lang), str(one.points), one.text.of(lang)) for one in rows], right=(1,))
+
+
+def _week(week: Week, course: Course, lang: Lang, word: dict[str, str]) -> Iterator[str]:
     yield "## " + word["heading"].format(number=week.number, title=week.title.of(lang))
     yield f"### {word['objectives']}"
     yield _list(week.objectives.of(lang))
@@ -107,7 +124,7 @@ def _week(week: Week, lang: Lang, word: dict[str, str]) -> Iterator[str]:
             title = task.title.of(lang)
             name = word["stretch"].format(title=title) if task.stretch else title
             rows.append((f"{task.id} {name}", str(task.points), str(task.minutes)))
-        yield _table((word["task"], word["points"], word["minutes"]), rows, right=(1, 2))
+        yield table((word["task"], word["points"], word["minutes"]), rows, right=(1, 2))
     if week.questions:
         yield f"### {word['notebook']}"
         place = "notebooks" if lang == "en" else "notebooks/zh"
@@ -116,14 +133,18 @@ def _week(week: Week, lang: Lang, word: dict[str, str]) -> Iterator[str]:
             (f"{q.id} {word['written'].format(title=q.title.of(lang)) if q.written else q.title.of(lang)}", str(q.points))
             for q in week.questions
         ]
-        yield _table((word["question"], word["points"]), asked, right=(1,))
+        yield table((word["question"], word["points"]), asked, right=(1,))
+    if week.review != course.review:
+        yield f"### {word['review']}"
+        yield word["review_of_week"]
+        yield rubric(week.review, lang)
 
 
 def _list(items: tuple[str, ...]) -> str:
     return "\n".join(f"- {item}" for item in items)
 
 
-def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]], right: tuple[int, ...]) -> str:
+def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]], right: tuple[int, ...]) -> str:
     """A table whose columns in ``right`` are aligned to the right."""
     rule = tuple("--:" if column in right else "---" for column in range(len(head)))
     return "\n".join(f"| {' | '.join(map(_cell, row))} |" for row in (head, rule, *rows))

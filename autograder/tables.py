@@ -10,6 +10,8 @@ from pathlib import Path
 
 from autograder import UserError
 
+ROSTER = ("student", "name", "email", "canvas_id", "sis_id", "sis_login", "section", "moodle_id")  # columns of roster.csv
+
 
 class TableError(UserError):
     """A table cannot be used; the text is one line that names the file, the line and what to do."""

@@ -24,7 +24,7 @@ REFERENCE = Path("solutions/week04/lora_linear.py")
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
     """A copy of what `build` reads and writes."""
-    for name in ("autograder", "course", "exercises", "notebooks", "solutions"):
+    for name in ("autograder", "course", "docs", "exercises", "notebooks", "solutions"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("syllabus.md", "syllabus.zh.md"):
         shutil.copy(ROOT / name, tmp_path)

@@ -16,6 +16,7 @@ TASKS = [task for week in load().weeks for task in week.tasks]
 SCRIPTS = sorted((ROOT / "course").glob("week*/figures.py"))
 LANGUAGES = {"en": "lecture.md", "zh": "lecture.zh.md"}
 
+FIGURE = re.compile(r"!\[([^\]]*)\]\(([^)]*)\)")
 # Left out where numbers are collected: citations and code; sections, weeks, types, indices, and the contract's "4 eps".
 CITED = re.compile(r"\]\([^)]*\)|arXiv:[\d.]+|`[^`]*`|\b(?:19|20)\d\d\b")
 PLACES = re.compile(r"section\s+\d\.\d|第\s*\d\.\d\s*节|week \d+|第 \d+ 周|\bb?float\d+|\\text\{[^}]*\}|_\d|4 \\varepsilon")
@@ -55,7 +56,7 @@ def printed(script: Path) -> dict[str, list[str]]:
 
 def numbers(text: str) -> set[str]:
     """Every number in a text, without its sign."""
-    return set(re.findall(r"\d+(?:\.\d+)?", PLACES.sub(" ", CITED.sub(" ", text))))
+    return set(re.findall(r"\d+(?:\.\d+)?", PLACES.sub(" ", CITED.sub(" ", FIGURE.sub(" ", text)))))
 
 
 def formulas(text: str) -> set[str]:
@@ -100,6 +101,34 @@ def test_both_languages_have_the_same_sections_and_formulas(script: Path) -> Non
     for name in english:
         equations = [{item for item in formulas(text) if "=" in item} for text in (english[name], chinese[name])]
         assert equations[0] == equations[1], name
+
+
+def shapes(svg: str) -> tuple[str, list[float]]:
+    """A drawing's text with its numbers taken out, and the numbers: another processor may differ in their last digits."""
+    return re.sub(r"-?\d+\.\d+", "#", svg), [float(number) for number in re.findall(r"-?\d+\.\d+", svg)]
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.parent.name)
+def test_the_figures_are_those_that_the_script_draws(script: Path, tmp_path: Path) -> None:
+    subprocess.run([sys.executable, script, "--draw", tmp_path], check=True, cwd=script.parent)
+    kept = script.parent / "figures"
+    assert {path.name for path in tmp_path.iterdir()} == ({path.name for path in kept.iterdir()} if kept.is_dir() else set())
+    for path in tmp_path.iterdir():
+        (text, drawn), (other, committed) = (shapes(folder.read_text(encoding="utf-8")) for folder in (path, kept / path.name))
+        assert text == other, f"{path.name}: run python {script.relative_to(ROOT)} --draw"
+        assert drawn == pytest.approx(committed, rel=1e-3, abs=1e-2), path.name
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.parent.name)
+def test_every_figure_is_shown_and_described_in_both_languages(script: Path) -> None:
+    for lang, name in LANGUAGES.items():
+        shown = {target: alt for alt, target in FIGURE.findall(script.with_name(name).read_text(encoding="utf-8"))}
+        suffix = ".zh.svg" if lang == "zh" else ".svg"
+        names = {path.name.split(".")[0] for path in (script.parent / "figures").glob("*.svg")}
+        assert set(shown) == {f"figures/{each}{suffix}" for each in names}, name
+        for target, alt in shown.items():
+            assert len(alt) >= (40 if lang == "zh" else 80), f"{target}: say in words what the figure shows"
+            assert bool(re.search("[\u4e00-\u9fff]", alt)) == (lang == "zh")
 
 
 @pytest.mark.parametrize("name", LANGUAGES.values())

@@ -27,7 +27,7 @@ BYTES = (ROOT / "course" / "course.toml").read_bytes()
 RAW = tomllib.loads(BYTES.decode())
 NAME = "course/course.toml: "
 DELETE = object()
-OPTIONAL = {"limits", "question", "stretch", "task", "written"}  # keys of a week or of a task
+OPTIONAL = {"limits", "question", "review", "stretch", "task", "written"}  # keys of a week or of a task
 COUNT = len(RAW["week"])
 TASKS = ", ".join(task["id"] for week in RAW["week"] for task in week.get("task", []))
 
@@ -105,6 +105,15 @@ def test_real_manifest_has_the_promised_content() -> None:
     assert course.sha256 == hashlib.sha256(BYTES).hexdigest()
 
 
+def test_a_week_has_the_course_s_rubric_or_its_own() -> None:
+    course = load()
+    own = {w.number for w in course.weeks if w.review != course.review}
+    assert own == {n for n, w in enumerate(RAW["week"], 1) if "review" in w} != set()
+    assert course.week(4).review is course.review
+    assert [one.points for one in parse(edited((week(4, "review"), RAW["review"][::-1]))).week(4).review] == [3, 3, 4, 5]
+    assert "Criterion" not in repr(course.week(5)), "rewording the rubric must not grade everybody again"
+
+
 def test_week_4_has_its_four_core_tasks() -> None:
     four = load().week(4)
     assert [(t.id, t.points, t.minutes) for t in four.core] == [
@@ -152,7 +161,7 @@ CASES: list[tuple[Keys, Any, str]] = [
         1,
         'grade: unknown key "zzz"; the keys here are weekly_code, reading_discussion, final_project',
     ),
-    (("sha256",), "0", 'unknown key "sha256"; the keys here are schema, course, grade, limits, week'),
+    (("sha256",), "0", 'unknown key "sha256"; the keys here are schema, course, grade, limits, review, week'),
     (("grade", "a\n\u2028b"), 1, "grade: unknown key "),
     (week(7, "stub"), DELETE, "week 7: stub is missing; add it"),
     (("week",), DELETE, "week is missing; add it"),
@@ -222,6 +231,17 @@ CASES: list[tuple[Keys, Any, str]] = [
         'week 4, question 4.1: id must be the week and the question, such as "4.q1", not "4.1"',
     ),
     (("limits",), DELETE, "limits is missing; add it"),
+    (("review",), DELETE, "review is missing; add it"),
+    (("review", 0, "points"), 4, "week 1: points of review must sum to 15 (points.review), not 14; give this week its own"),
+    (("review", 1, "id"), RAW["review"][0]["id"], "review must give each criterion an id of its own"),
+    (("review", 1, "id"), "Too Long", 'review in place 2: id must be a short name in lower case, such as "comments", not'),
+    (("review", 1, "text", "zh"), DELETE, "review in place 2, text: zh is missing; add it"),
+    (("review", 1, "text"), "short", 'review in place 2: text must be a table, not "short"'),
+    (("review",), {}, "review must be a list, not a table"),
+    (week(5, "review", 0, "points"), 0, "week 5, review in place 1: points must be an integer from 1 to 100, not 0"),
+    (week(5, "review"), RAW["review"][:3], "week 5: points of review must sum to 15 (points.review), not 12"),
+    (week(5, "review"), [RAW["review"][0]] * 3, "week 5: review must give each criterion an id of its own"),
+    (week(5, "review"), {}, "week 5: review must be a list, not a table"),
     (week(1, "number"), 0, "week 0: number must be an integer from 1 to 99, not 0"),
     (week(2, "stub"), "week02/rank1_lora.py", "week 2: stub must be a Python file name without a folder"),
     (week(2, "stub"), "..\\x.py", "week 2: stub must be a Python file name without a folder"),

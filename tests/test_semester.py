@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,38 @@ def test_feedback_has_the_review_and_nothing_for_the_staff(root: Path) -> None:
     assert "<strong>scaling</strong> is computed once" in page and "13" in page
     for other in ("王小明", "=cmd, Jr.", ATTACKER):
         assert other not in page
+
+
+def test_marks_and_a_regrade(root: Path, course: Course) -> None:
+    """The judge had been wrong about one submission: shown first, then entered, and the TA's own score stays."""
+    week = course.week(4)
+    name, points = nbcourse.grade_id(week.core[0].id), week.core[0].points
+    held = root / "results/week04/results.jsonl"
+    found = semester.lines(held)
+    for student in ("ada", "=cmd, Jr."):
+        found[student]["key"] = "made by a check that was wrong"
+        found[student]["tasks"][0]["score"] = 0
+        found[student]["score"] -= points
+    held.write_text("".join(json.dumps(line) + "\n" for line in found.values()), encoding="utf-8")
+    with Gradebook(nbcourse.database(root), nbcourse.COURSE) as book:
+        for student in ("ada", "=cmd, Jr."):
+            book.find_grade(name, "code", "week04", student).auto_score = 0
+        book.find_grade(name, "code", "week04", "=cmd, Jr.").manual_score = 3
+        book.db.commit()
+    before = run(root, "autograder", "marks", ".", "--student", "ada")
+    said = run(root, "autograder", "regrade", ".", "--week", "4")
+    assert f"{name} 0 -> {points}" in said and "(a TA's 3 stands)" in said and "nothing is entered yet" in said
+    assert "2 of 3 change: 1 gain, 0 lose" in said
+    assert grades(root, 4, "ada")[f"code/{name}"][0] == 0 and run(root, "autograder", "marks", ".", "--student", "ada") == before
+    said = run(root, "autograder", "regrade", ".", "--week", "4", "--apply")
+    assert "\nentered\n" in said and len(list((root / "results").glob("week04.before-*"))) == 1
+    assert grades(root, 4, "ada")[f"code/{name}"][0] == points and grades(root, 4, "=cmd, Jr.")[f"code/{name}"] == (
+        points,
+        3,
+        True,
+    )
+    assert grades(root, 4, "ada")["code/review"][1] == 13, "a review that was made stays"
+    assert "nothing changes" in run(root, "autograder", "regrade", ".", "--week", "4")
 
 
 def test_a_student_is_graded_alone_and_a_mistake_is_one_line(root: Path) -> None:

@@ -1,8 +1,13 @@
-"""How the worked examples of the lecture notes (`course/weekNN/figures.py`) print their numbers: an equation a line."""
+"""How the worked examples of the lecture notes (`course/weekNN/figures.py`) print their numbers: an equation a line.
+
+With `--draw` such a script draws the figures instead, into the folder `figures` beside it or the one that is named.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -22,8 +27,17 @@ def say(name: str, value: ArrayLike) -> None:
     print(f"{name} = {show(value)}")
 
 
-def run(*sections: Callable[[], None], **named: Callable[[], None]) -> None:
-    """Print every section under its heading's slug, which is the function's name where no other is given."""
+def run(*sections: Callable[[], None], pictures: Sequence[Callable[[Path], None]] = (), **named: Callable[[], None]) -> None:
+    """Print every section under its heading's slug, which is the function's name where no other is given.
+
+    Args:
+        pictures: each draws into a folder with `drawing.save`.
+    """
+    if "--draw" in sys.argv:
+        rest = sys.argv[sys.argv.index("--draw") + 1 :]
+        for picture in pictures:
+            picture(Path(rest[0]) if rest else Path(sys.argv[0]).resolve().parent / "figures")
+        return
     for name, section in ({section.__name__: section for section in sections} | named).items():
         print(f"[{name.replace('_', '-')}]")
         section()

@@ -6,8 +6,11 @@ Each line is an equation that stands in the section named above it, letter for l
 matrix are separated by semicolons.
 """
 
+from pathlib import Path
+
 import numpy as np
 
+from course.labs import drawing
 from course.labs.worked import run, say
 
 D = np.array([[3, 0], [4, 5]])  # the update that a rank-1 layer has to learn
@@ -159,5 +162,20 @@ def amplification() -> None:
     say("6.91 / 0.32", 6.91 / 0.32)
 
 
+def error_by_rank(folder: Path) -> None:
+    """The relative error of the best rank-r approximation for three spectra of the same length."""
+    size, ranks = 64, np.arange(65)
+    k = np.arange(1, size + 1)
+    spectra = {"all σₖ equal": np.ones(size), "σₖ = 1 / k": 1 / k, "σₖ = 1 / k²": 1 / k**2}
+    figure, axes = drawing.canvas()
+    for (name, sigma), style in zip(spectra.items(), ("-", "--", ":"), strict=True):
+        kept = np.concatenate([[0], np.cumsum(sigma**2)])
+        axes.plot(ranks, np.sqrt(np.maximum(0, 1 - kept / kept[-1])), style, label=name)
+    axes.set(xlabel="rank r", ylabel="relative error (Frobenius norm)", xlim=(0, size), ylim=(0, 1.02))
+    axes.legend()
+    zh = {"all σₖ equal": "各 σₖ 相等", "rank r": "秩 r", "relative error (Frobenius norm)": "相对误差（Frobenius 范数）"}
+    drawing.save(figure, folder, "error-by-rank", zh)
+
+
 if __name__ == "__main__":
-    run(truncated_svd, gradients, training, kronecker, similarity, amplification)
+    run(truncated_svd, gradients, training, kronecker, similarity, amplification, pictures=[error_by_rank])
