@@ -49,7 +49,7 @@ _WORDS = {
     "topics": Text(en="Lecture topics", zh="讲授要点"),
     "points_line": Text(
         en="Points: code {code}, notebook {notebook}, code review {review}.",
-        zh="分值：代码 {code} 分，Notebook {notebook} 分，代码评审 {review} 分。",
+        zh="分值：代码 {code} 分，笔记本 {notebook} 分，代码评审 {review} 分。",
     ),
     "exercise": Text(en="Exercise", zh="练习文件"),
     "task": Text(en="Task", zh="任务"),
