@@ -55,7 +55,7 @@ def higher_rank() -> None:
     D = update(1, [4.0] * true, d, d)
     X, E = normal(3, n, d), noise * normal(4, n, d)
     fit = torch.linalg.lstsq(X, X @ D.T + E).solution.T
-    u, s, v = torch.linalg.svd(X @ fit.T, full_matrices=False)
+    v = torch.linalg.svd(X @ fit.T, full_matrices=False)[2]
     say("d", d)
     say("n", n)
     say("r^*", true)
