@@ -97,7 +97,7 @@ def _is_picture(output: NotebookNode) -> bool:
     return "image/png" in output.get("data", {})
 
 
-def _shown(output: NotebookNode, lines: set[str], numbers: set[str], lang: Lang) -> NotebookNode:
+def _shown(output: NotebookNode, lines: set[str], numbers: set[float], lang: Lang) -> NotebookNode:
     from nbformat import v4
 
     data = output.get("data", {})
@@ -109,15 +109,15 @@ def _shown(output: NotebookNode, lines: set[str], numbers: set[str], lang: Lang)
     return output
 
 
-def gives_away(text: str, lines: set[str], numbers: set[str]) -> bool:
+def gives_away(text: str, lines: set[str], numbers: set[float]) -> bool:
     """Whether a text holds a line of the solution or a number of the key."""
-    found = {re.sub(r"\D", "", number) for number in re.findall(r"\d[\d,. ]*", text)}
+    found = {float(number.replace(",", "")) for number in re.findall(r"\d[\d,]*(?:\.\d+)?", text)}
     return bool(found & numbers) or any(line.strip() in lines for line in text.splitlines())
 
 
 @functools.cache
-def secrets(folder: str) -> tuple[set[str], set[str]]:
-    """The lines of a week's solution that its stub does not have, and the digits of the numbers in its key."""
+def secrets(folder: str) -> tuple[set[str], set[float]]:
+    """The lines of a week's solution that its stub does not have, and the numbers of its key."""
     lines: set[str] = set()
     for path in (ROOT / "solutions" / folder).glob("*.py"):
         stub = ROOT / "exercises" / folder / path.name
@@ -125,8 +125,8 @@ def secrets(folder: str) -> tuple[set[str], set[str]]:
         lines |= _lines(path.read_text(encoding="utf-8")) - _lines(known)
     path = ROOT / "solutions" / folder / "answers.toml"
     key = tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    found = {re.sub(r"\D", "", str(number)) for value in key.values() for number in _numbers(value)}
-    return lines, {digits for digits in found if len(digits) >= _SHORTEST_NUMBER}
+    numbers = {float(number) for value in key.values() for number in _numbers(value)}
+    return lines, {number for number in numbers if len(re.sub(r"\D", "", f"{number:g}")) >= _SHORTEST_NUMBER}
 
 
 def _notebook_code(folder: str) -> Iterable[str]:

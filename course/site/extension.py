@@ -1,0 +1,207 @@
+"""What the site needs beyond Sphinx, MyST and Furo: the repository's links and anchors, MathML, Chinese, the language switch."""
+
+from __future__ import annotations
+
+import functools
+import posixpath
+import re
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any
+
+from docutils import nodes
+from docutils.transforms import Transform
+from math_core import LatexError, LatexToMathML
+from pygments.lexers.special import TextLexer
+from sphinx.application import Sphinx
+from sphinx.errors import ExtensionError
+from sphinx.search import languages
+from sphinx.search.en import SearchEnglish
+from sphinx.util import logging
+
+from autograder.manifest import Lang, load
+from course.labs.core import ROOT
+from course.site import pages
+
+_log = logging.getLogger(__name__)
+_CJK = r"[\u2e80-\u9fff\uf900-\ufaff\uff00-\uffef\u3000-\u303f]"
+_BREAK = re.compile(rf"(?<={_CJK})\s*\n\s*(?={_CJK})")
+_ANCHOR = re.compile(r'<a id="([^"]+)"></a>')
+_EXTERNAL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*:|//|#")
+_TO_MATHML = LatexToMathML()
+
+
+@functools.cache
+def sites() -> dict[Lang, pages.Site]:
+    """The pages of both languages."""
+    course = load()
+    return {lang: pages.site(course, lang) for lang in pages.LANGS}
+
+
+def mathml(latex: str, block: bool) -> str:
+    """A formula as MathML.
+
+    Raises:
+        ExtensionError: if it is no formula that can be converted; the text has it.
+    """
+    try:
+        return _TO_MATHML.convert_with_local_state(latex, displaystyle=block)
+    except LatexError as error:
+        raise ExtensionError(f"no MathML for {latex!r}: {error}") from None
+
+
+def _visit_math(self: Any, node: nodes.math) -> None:
+    self.body.append(f'<span class="math">{mathml(node.astext(), block=False)}</span>')
+    raise nodes.SkipNode
+
+
+def _visit_math_block(self: Any, node: nodes.math_block) -> None:
+    self.body.append(f'<div class="math">{mathml(node.astext(), block=True)}</div>')
+    raise nodes.SkipNode
+
+
+class SearchChinese(SearchEnglish):
+    """Chinese is indexed and searched by pairs of characters, so that no dictionary decides which words exist."""
+
+    lang = "zh"
+    language_name = "Chinese"
+    _run = re.compile(r"[\u3400-\u9fff]+|[a-zA-Z0-9_]+")
+    js_splitter_code = """
+function splitQuery(query) {
+  const terms = query.match(/[\\u3400-\\u9fff]+|[a-zA-Z0-9_]+/g) || [];
+  return terms.flatMap((term) => !/^[\\u3400-\\u9fff]{3,}$/.test(term) ? [term]
+    : Array.from({length: term.length - 1}, (_, i) => term.slice(i, i + 2)));
+}
+"""
+
+    def split(self, input: str) -> list[str]:
+        """The words, and of Chinese each character and each pair of neighbours."""
+        found: list[str] = []
+        for run in self._run.findall(input):
+            chinese = run[0] >= "\u3400"
+            found += [*run, *(run[i : i + 2] for i in range(len(run) - 1))] if chinese else [run]
+        return found
+
+    def word_filter(self, stemmed_word: str) -> bool:
+        """Whether a word is kept; a single Chinese character is a word."""
+        return stemmed_word[:1] >= "\u3400" or super().word_filter(stemmed_word)
+
+
+class Repository(Transform):
+    """Makes a page of what was written for the repository: its links, its anchors, its line breaks between Chinese characters."""
+
+    default_priority = 900
+
+    def apply(self, **kwargs: Any) -> None:
+        """Change the document in place."""
+        env = self.document.settings.env
+        lang: Lang = env.config.course_lang
+        page = sites()[lang].pages.get(env.docname)
+        if page is None:
+            return
+        self._anchors()
+        for link in list(self.document.findall(nodes.reference)):
+            if (uri := link.get("refuri")) and not _EXTERNAL.match(uri):
+                self._link(link, uri, page, lang)
+        for paragraph in list(self.document.findall(nodes.TextElement)):
+            if page.lang == "zh" and not isinstance(paragraph, nodes.literal_block):
+                _close(paragraph)
+        if page.lang != lang:
+            note = nodes.note("", nodes.paragraph("", pages.WORDS["untranslated"].of(lang)), lang=lang)
+            title = next(iter(self.document.findall(nodes.title)), None)
+            if title is not None:
+                title.parent.insert(title.parent.index(title) + 1, note)
+
+    def _anchors(self) -> None:
+        """Each section has the id that stands above it, and the one that GitHub would give it."""
+        taken = {name for node in self.document.findall(nodes.Element) for name in node.get("ids", ())}
+        for section in self.document.findall(nodes.section):
+            wanted = [pages.slug(section.next_node(nodes.title).astext())]
+            above = _above(section)
+            if above is not None:
+                wanted[:0] = _ANCHOR.findall(above.astext())
+                above.parent.remove(above)
+            new = [name for name in wanted if name and name not in taken]
+            taken.update(new)
+            section["ids"][:0] = new
+
+    def _link(self, link: nodes.reference, uri: str, page: pages.Page, lang: Lang) -> None:
+        place = pages.place(sites(), lang, page, uri)
+        if place is None:
+            if page.source is not None:
+                _log.warning("the link to %s leads nowhere", uri, location=link)
+            return
+        config = self.document.settings.env.config
+        if not place.is_page:
+            if config.course_repository:
+                link["refuri"] = f"{config.course_repository.rstrip('/')}/blob/HEAD/{place.name}"
+            else:  # what only the repository has is named, not linked
+                link.parent.replace(link, nodes.inline("", "", *link.children, classes=["file"]))
+            return
+        if place.lang != lang and place.name == page.name and len(link.parent.children) == 1:
+            link.parent.parent.remove(link.parent)  # the line with nothing but the other language, which every page has at its top
+            return
+        up = posixpath.relpath(".", posixpath.dirname(page.name) or ".")
+        where = "" if place.lang == lang else f"../{place.lang}/"
+        link["refuri"] = posixpath.normpath(f"{up}/{where}{place.name}.html") + (f"#{place.anchor}" if place.anchor else "")
+
+
+def _above(section: nodes.section) -> nodes.raw | None:
+    """The raw anchor that stands right before a section: at the end of what comes before it."""
+    siblings = section.parent.children
+    place = siblings.index(section)
+    node: nodes.Node | None = siblings[place - 1] if place else None
+    while isinstance(node, nodes.section) and node.children:
+        node = node.children[-1]
+    if isinstance(node, nodes.paragraph) and len(list(node.findall(nodes.raw))) == len(node.children):
+        return node if _ANCHOR.search(node.astext()) else None  # type: ignore[return-value]
+    return node if isinstance(node, nodes.raw) and _ANCHOR.search(node.astext()) else None
+
+
+def _close(paragraph: nodes.TextElement) -> None:
+    """Take out what a browser would show as a space between Chinese characters, and beside their punctuation."""
+    texts = [text for text in paragraph.findall(nodes.Text) if not isinstance(text.parent, nodes.literal | nodes.math)]
+    for text in texts:
+        if text.parent is not paragraph and isinstance(text.parent, nodes.TextElement) and not isinstance(text.parent, nodes.Inline):
+            continue
+        new = _BREAK.sub("", text)
+        new = re.sub(r"^ (?=[，。、；：？！）」』》])", "", new)
+        new = re.sub(r"(?<=[，。、；：？！（「『《]) $", "", new)
+        if new != text:
+            text.parent.replace(text, nodes.Text(new))
+    again = [text for text in paragraph.findall(nodes.Text)]
+    for before, after in pairwise(again):
+        if re.search(rf"{_CJK}\n$", before) and re.match(_CJK, after):
+            before.parent.replace(before, nodes.Text(before.rstrip("\n")))
+
+
+def _plain(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    """Docstrings are plain text with `names`: nothing else in them is markup."""
+    lines[:] = [re.sub(r"(?<!`)[*|](?!`)", r"\\\g<0>", line) for line in lines]
+
+
+def _context(app: Sphinx, name: str, template: str, context: dict[str, Any], tree: nodes.document | None) -> None:
+    """The other language's page of the same name: both sites have the same pages."""
+    lang: Lang = app.config.course_lang
+    other: Lang = "zh" if lang == "en" else "en"
+    up = posixpath.relpath(".", posixpath.dirname(name) or ".")
+    context["other_url"] = posixpath.normpath(f"{up}/../{other}/{name}.html")
+    context["other_lang"], context["other_name"] = ("zh-CN", "中文") if other == "zh" else ("en", "English")
+    context["slides_url"] = "slides.html" if name.endswith("/lecture") else ""
+    context["slides_name"] = pages.WORDS["slides"].of(lang)
+    page = sites()[lang].pages.get(name)
+    if page is not None:
+        context["language"] = "zh-CN" if page.lang == "zh" else "en"
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Called by Sphinx."""
+    app.add_config_value("course_lang", "en", "env")
+    app.add_config_value("course_repository", "", "env")
+    app.add_transform(Repository)
+    app.add_html_math_renderer("mathml", (_visit_math, None), (_visit_math_block, None))
+    app.connect("autodoc-process-docstring", _plain)
+    app.add_lexer("csv", TextLexer)
+    app.connect("html-page-context", _context)
+    languages["zh"] = SearchChinese
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
