@@ -60,7 +60,8 @@ def _build(build: Path, out: Path, outputs: bool, jobs: int, repository: str) ->
                 bar.update()
     draft = build / "draft"
     shutil.rmtree(draft, ignore_errors=True)
-    with ProcessPoolExecutor(min(jobs, len(pages.LANGS)), mp_context=get_context("spawn")) as pool:
+    # Sphinx leaves things behind: a process for each language
+    with ProcessPoolExecutor(min(jobs, len(pages.LANGS)), get_context("spawn"), max_tasks_per_child=1) as pool:
         runs = [pool.submit(build_language, lang, build, draft, outputs, repository) for lang in pages.LANGS]
         if any([run.result() for run in runs]):
             print("site: mend what the warnings above say", file=sys.stderr)
@@ -124,8 +125,6 @@ def _settings(lang: Lang, title: str, repository: str) -> dict[str, object]:
         "html_copy_source": False,
         "html_show_copyright": False,
         "html_domain_indices": False,
-        "default_role": "code",  # docstrings write `name`
-        "napoleon_use_ivar": True,
         "autodoc_typehints": "signature",
         "autodoc_preserve_defaults": True,
         "myst_enable_extensions": ["dollarmath"],

@@ -175,9 +175,40 @@ def _close(paragraph: nodes.TextElement) -> None:
             before.parent.replace(before, nodes.Text(before.rstrip("\n")))
 
 
-def _plain(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
-    """Docstrings are plain text with `names`: nothing else in them is markup."""
-    lines[:] = [re.sub(r"(?<!`)[*|](?!`)", r"\\\g<0>", line) for line in lines]
+def plain(text: str) -> str:
+    """A docstring as reStructuredText: `names`, deeper blocks and tables as they stand, and nothing else is markup."""
+    out: list[str] = []
+    margin = 0  # of the text before
+    for block in re.split(r"\n\s*\n", text.strip("\n")):
+        lines = block.split("\n")
+        indents = [len(line) - len(line.lstrip()) for line in lines]
+        if out and min(indents) > margin:
+            out += [" " * margin + "::", block]
+        elif sum(bool(re.search(r"\S {3,}\S", line)) for line in lines) > 1:
+            out += [" " * min(indents) + "::", "\n".join(f"    {line}" for line in lines)]
+        else:
+            margin = indents[-1]
+            out.append(_escaped(block))
+    return "\n\n".join(out) + "\n"
+
+
+def _escaped(text: str) -> str:
+    parts = re.split(r"(?<!`)`([^`]+)`(?!`)", text)  # every second one is a name
+    parts[::2] = [re.sub(r"[*|`\\]|(?<=\w)_\b", r"\\\g<0>", part) for part in parts[::2]]
+    parts[1::2] = [f"``{' '.join(part.split())}``" for part in parts[1::2]]
+    joined = parts[0]
+    for part in parts[1:]:  # what follows a name at once needs a separator
+        joined += "\\ " + part if joined.endswith("``") and part[:1].isalnum() else part
+    return joined
+
+
+def _docstring(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    lines[:] = plain("\n".join(lines)).split("\n")
+
+
+def _skip(app: Sphinx, what: str, name: str, thing: Any, skip: bool, options: Any) -> bool | None:
+    """A class says in its docstring what its attributes are."""
+    return True if what == "class" and not callable(thing) and not isinstance(thing, property) else None
 
 
 def _context(app: Sphinx, name: str, template: str, context: dict[str, Any], tree: nodes.document | None) -> None:
@@ -200,7 +231,8 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_config_value("course_repository", "", "env")
     app.add_transform(Repository)
     app.add_html_math_renderer("mathml", (_visit_math, None), (_visit_math_block, None))
-    app.connect("autodoc-process-docstring", _plain)
+    app.connect("autodoc-process-docstring", _docstring, priority=400)  # before Napoleon, which makes markup of it
+    app.connect("autodoc-skip-member", _skip)
     app.add_lexer("csv", TextLexer)
     app.connect("html-page-context", _context)
     languages["zh"] = SearchChinese
