@@ -25,13 +25,13 @@ def test_environment_yml_says_no_more_than_pyproject() -> None:
     text = (ROOT / "environment.yml").read_text()
     listed = re.findall(r"^\s+- (.+?):?$", text, re.MULTILINE)
     python = PROJECT["requires-python"].removeprefix(">=")
-    assert listed == ["conda-forge", f"python={python}", "pip", "pip", "-c constraints.txt", "-e .[dev,labs]"]
+    assert listed == ["conda-forge", f"python={python}", "pip", "pip", "-c constraints.txt", "-e .[dev,labs,site]"]
     assert f"name: {PROJECT['name']}" in text
 
 
 def test_every_dependency_is_pinned() -> None:
     pinned = {normal(name) for name in CONSTRAINTS}
-    wanted = [*PROJECT["dependencies"], *EXTRAS["dev"], *EXTRAS["labs"]]
+    wanted = [*PROJECT["dependencies"], *EXTRAS["dev"], *EXTRAS["labs"], *EXTRAS["site"]]
     assert {normal(name) for name in wanted} <= pinned
     assert CONSTRAINTS["torch"].startswith("2.13.0")
     assert not [name for name in pinned if name.startswith("nvidia") and name != "nvidia-ml-py"]
@@ -39,7 +39,7 @@ def test_every_dependency_is_pinned() -> None:
 
 def test_every_import_is_declared() -> None:
     main = PROJECT["dependencies"]
-    _declared([*main, *EXTRAS["labs"], *EXTRAS["wandb"]], "course", "solutions")
+    _declared([*main, *EXTRAS["labs"], *EXTRAS["wandb"], *EXTRAS["site"]], "course", "solutions")
     _declared([*main, *EXTRAS["dev"]], "autograder")
     _declared([*main, *EXTRAS["dev"], *EXTRAS["labs"]], "benchmarks")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import shutil
 import sys
@@ -115,6 +116,7 @@ def _settings(lang: Lang, title: str, repository: str) -> dict[str, object]:
         "language": "zh_CN" if lang == "zh" else "en",
         "course_lang": lang,
         "course_repository": repository,
+        "course_code": hashlib.sha256(b"".join(path.read_bytes() for path in sorted(_HERE.glob("*.py")))).hexdigest(),
         "html_theme": "furo",
         "html_math_renderer": "mathml",
         "html_static_path": [str(_HERE / "static")],

@@ -5,8 +5,6 @@ from __future__ import annotations
 import functools
 import posixpath
 import re
-from collections.abc import Iterator
-from itertools import pairwise
 from typing import Any
 
 from docutils import nodes
@@ -106,6 +104,8 @@ class Repository(Transform):
         for paragraph in list(self.document.findall(nodes.TextElement)):
             if page.lang == "zh" and not isinstance(paragraph, nodes.literal_block):
                 _close(paragraph)
+        for math in list(self.document.findall(nodes.math)):
+            _keep(math)
         if page.lang != lang:
             note = nodes.note("", nodes.paragraph("", pages.WORDS["untranslated"].of(lang)), lang=lang)
             title = next(iter(self.document.findall(nodes.title)), None)
@@ -161,18 +161,22 @@ def _above(section: nodes.section) -> nodes.raw | None:
 def _close(paragraph: nodes.TextElement) -> None:
     """Take out what a browser would show as a space between Chinese characters, and beside their punctuation."""
     texts = [text for text in paragraph.findall(nodes.Text) if not isinstance(text.parent, nodes.literal | nodes.math)]
-    for text in texts:
-        if text.parent is not paragraph and isinstance(text.parent, nodes.TextElement) and not isinstance(text.parent, nodes.Inline):
-            continue
+    for text, after in zip(texts, [*texts[1:], ""], strict=True):
         new = _BREAK.sub("", text)
+        new = re.sub(rf"(?<={_CJK})\n$", "" if re.match(_CJK, after) else "\n", new)
         new = re.sub(r"^ (?=[，。、；：？！）」』》])", "", new)
         new = re.sub(r"(?<=[，。、；：？！（「『《]) $", "", new)
         if new != text:
             text.parent.replace(text, nodes.Text(new))
-    again = [text for text in paragraph.findall(nodes.Text)]
-    for before, after in pairwise(again):
-        if re.search(rf"{_CJK}\n$", before) and re.match(_CJK, after):
-            before.parent.replace(before, nodes.Text(before.rstrip("\n")))
+
+
+def _keep(math: nodes.math) -> None:
+    """No line begins with the punctuation after a formula."""
+    place = math.parent.index(math)
+    after = math.parent[place + 1] if place + 1 < len(math.parent) else None
+    if isinstance(after, nodes.Text) and (mark := re.match(r"[，。、；：？！）」』》,.;:?!)]+", after)):
+        parent = math.parent
+        parent[place : place + 2] = [nodes.inline("", "", math, nodes.Text(mark[0]), classes=["together"]), nodes.Text(after[mark.end() :])]
 
 
 def plain(text: str) -> str:
@@ -229,6 +233,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     """Called by Sphinx."""
     app.add_config_value("course_lang", "en", "env")
     app.add_config_value("course_repository", "", "env")
+    app.add_config_value("course_code", "", "env")  # pages are read again when this code changes
     app.add_transform(Repository)
     app.add_html_math_renderer("mathml", (_visit_math, None), (_visit_math_block, None))
     app.connect("autodoc-process-docstring", _docstring, priority=400)  # before Napoleon, which makes markup of it

@@ -87,8 +87,9 @@ function fit(slide) {
       if (overflows(body) || !tail) block.remove();
       if (tail) rest[0] = overflows(body) ? rest[0] : tail;
     }
-    // A sentence that announces what follows goes with it.
-    while (body.children.length > 1 && /[:：]\s*$/.test(body.lastElementChild.textContent)) {
+    // A sentence that announces what follows goes with it: a formula is announced always.
+    const announces = (block) => /[:：]\s*$/.test(block.textContent) || (block.matches("p") && rest[0].matches(".math, .math-wrapper"));
+    while (body.children.length > 1 && announces(body.lastElementChild)) {
       rest.unshift(body.lastElementChild);
       rest[0].remove();
     }
