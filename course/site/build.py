@@ -36,7 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     build = ROOT / "build" / "site"
-    parser.add_argument("--out", metavar="DIR", type=Path, default=build / "html", help="where the site goes (default build/site/html)")
+    parser.add_argument(
+        "--out", metavar="DIR", type=Path, default=build / "html", help="where the site goes (default build/site/html)"
+    )
     parser.add_argument("--no-outputs", action="store_true", help="show the notebooks without outputs: minutes faster")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)")
     parser.add_argument("--repository", metavar="URL", default="", help="where the code is on the web, to link files to it")
@@ -67,7 +69,7 @@ def _build(build: Path, out: Path, outputs: bool, jobs: int, repository: str) ->
         if any([run.result() for run in runs]):
             print("site: mend what the warnings above say", file=sys.stderr)
             return 1
-    shutil.copy2(_HERE / "static" / "home.html", draft / "index.html")
+    shutil.copy2(_HERE / "templates" / "home.html", draft / "index.html")
     found = linkcheck.problems(draft)
     if found:
         print("\n".join(found), file=sys.stderr)

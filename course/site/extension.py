@@ -18,7 +18,6 @@ from sphinx.search.en import SearchEnglish
 from sphinx.util import logging
 
 from autograder.manifest import Lang, load
-from course.labs.core import ROOT
 from course.site import pages
 
 _log = logging.getLogger(__name__)
@@ -139,7 +138,7 @@ class Repository(Transform):
                 link.parent.replace(link, nodes.inline("", "", *link.children, classes=["file"]))
             return
         if place.lang != lang and place.name == page.name and len(link.parent.children) == 1:
-            link.parent.parent.remove(link.parent)  # the line with nothing but the other language, which every page has at its top
+            link.parent.parent.remove(link.parent)  # the line of the other language: the top of the page has it
             return
         up = posixpath.relpath(".", posixpath.dirname(page.name) or ".")
         where = "" if place.lang == lang else f"../{place.lang}/"
@@ -161,7 +160,7 @@ def _above(section: nodes.section) -> nodes.raw | None:
 def _close(paragraph: nodes.TextElement) -> None:
     """Take out what a browser would show as a space between Chinese characters, and beside their punctuation."""
     texts = [text for text in paragraph.findall(nodes.Text) if not isinstance(text.parent, nodes.literal | nodes.math)]
-    for text, after in zip(texts, [*texts[1:], ""], strict=True):
+    for text, after in zip(texts, [*texts, ""][1:], strict=True):
         new = _BREAK.sub("", text)
         new = re.sub(rf"(?<={_CJK})\n$", "" if re.match(_CJK, after) else "\n", new)
         new = re.sub(r"^ (?=[，。、；：？！）」』》])", "", new)
@@ -175,8 +174,8 @@ def _keep(math: nodes.math) -> None:
     place = math.parent.index(math)
     after = math.parent[place + 1] if place + 1 < len(math.parent) else None
     if isinstance(after, nodes.Text) and (mark := re.match(r"[，。、；：？！）」』》,.;:?!)]+", after)):
-        parent = math.parent
-        parent[place : place + 2] = [nodes.inline("", "", math, nodes.Text(mark[0]), classes=["together"]), nodes.Text(after[mark.end() :])]
+        together = nodes.inline("", "", math.deepcopy(), nodes.Text(mark[0]), classes=["together"])
+        math.parent[place : place + 2] = [together, nodes.Text(after[mark.end() :])]
 
 
 def plain(text: str) -> str:

@@ -101,7 +101,9 @@ def _shown(output: NotebookNode, lines: set[str], numbers: set[float], lang: Lan
     from nbformat import v4
 
     data = output.get("data", {})
-    text = "\n".join([output.get("text", ""), *(str(data.get(kind, "")) for kind in ("text/plain", "text/html", "text/markdown"))])
+    text = "\n".join(
+        [output.get("text", ""), *(str(data.get(kind, "")) for kind in ("text/plain", "text/html", "text/markdown"))]
+    )
     if gives_away(text, lines, numbers):
         return v4.new_output("stream", name="stdout", text=LEFT_OUT[lang])
     if _is_picture(output):  # its text is an object's name
@@ -117,12 +119,12 @@ def gives_away(text: str, lines: set[str], numbers: set[float]) -> bool:
 
 @functools.cache
 def secrets(folder: str) -> tuple[set[str], set[float]]:
-    """The lines of a week's solution that its stub does not have, and the numbers of its key."""
-    lines: set[str] = set()
-    for path in (ROOT / "solutions" / folder).glob("*.py"):
-        stub = ROOT / "exercises" / folder / path.name
-        known = stub.read_text(encoding="utf-8") if stub.is_file() else "\n".join(_notebook_code(folder))
-        lines |= _lines(path.read_text(encoding="utf-8")) - _lines(known)
+    """The lines of a week's solution that neither stub nor notebook has, and the numbers of its key."""
+    stubs = (path.read_text(encoding="utf-8") for path in (ROOT / "exercises" / folder).glob("*.py"))
+    known = _lines("\n".join([*stubs, *_notebook_code(folder)]))
+    lines = {
+        line for path in (ROOT / "solutions" / folder).glob("*.py") for line in _lines(path.read_text(encoding="utf-8")) - known
+    }
     path = ROOT / "solutions" / folder / "answers.toml"
     key = tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     numbers = {float(number) for value in key.values() for number in _numbers(value)}

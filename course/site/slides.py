@@ -77,6 +77,7 @@ def write(root: Path, made: Site, lang: Lang) -> int:
             title=BeautifulSoup(slides[0].title, "html.parser").get_text(),
             slides=slides,
             other=f"../../{'en' if lang == 'zh' else 'zh'}/{name.removesuffix('lecture')}slides.html",
+            other_lang="en" if lang == "zh" else "zh-CN",
             words={key: text.of(lang) for key, text in WORDS.items()},
             css=(_HERE / "static" / "slides.css").read_text(encoding="utf-8"),
             pygments=(root / "_static" / "pygments.css").read_text(encoding="utf-8"),
