@@ -55,9 +55,7 @@ def _declared(names: list[str], *folders: str) -> None:
     places = (ROOT / "autograder" / "bank", ROOT / "benchmarks")
     own = {"autograder", "course", "_pytest"} | {path.stem for place in places for path in place.rglob("*.py")}
     declared = {normal(name) for name in names} | {
-        module
-        for module, name in (("bs4", "beautifulsoup4"), ("sklearn", "scikit-learn"), ("zmq", "pyzmq"))
-        if name in names
+        module for module, name in (("bs4", "beautifulsoup4"), ("sklearn", "scikit-learn"), ("zmq", "pyzmq")) if name in names
     }
     assert {normal(name) for name in found - own - set(sys.stdlib_module_names)} <= declared
 

@@ -1,4 +1,4 @@
-"""The course site's own code: which pages there are, where links lead, what outputs and docstrings show. No page is built here."""
+"""The course site's own code: which pages there are, where links lead, what outputs and docstrings show."""
 
 from __future__ import annotations
 
@@ -120,7 +120,8 @@ def test_outputs_are_kept_until_something_they_follow_from_changes(tmp_path: Pat
 def test_a_docstring_is_shown_as_it_stands() -> None:
     from course.site.extension import plain
 
-    text = "Use `a_` and `b`s, *args | x_.\n\n        y = 2 * x_\n\nTask   points  minutes\n4.1        25       50\n4.2        15       25\n"
+    table = "Task   points  minutes\n4.1        25       50\n4.2        15       25\n"
+    text = f"Use `a_` and `b`s, *args | x_.\n\n        y = 2 * x_\n\n{table}"
     shown = plain(text)
     assert "``a_`` and ``b``\\ s, \\*args \\| x\\_." in shown
     assert "::\n\n        y = 2 * x_" in shown

@@ -153,7 +153,7 @@ def _above(section: nodes.section) -> nodes.raw | None:
     while isinstance(node, nodes.section) and node.children:
         node = node.children[-1]
     if isinstance(node, nodes.paragraph) and len(list(node.findall(nodes.raw))) == len(node.children):
-        return node if _ANCHOR.search(node.astext()) else None  # type: ignore[return-value]
+        return node if _ANCHOR.search(node.astext()) else None
     return node if isinstance(node, nodes.raw) and _ANCHOR.search(node.astext()) else None
 
 

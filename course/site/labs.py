@@ -29,7 +29,7 @@ _SHORTEST_NUMBER = 4  # digits; likewise
 
 
 def execute(cache: Path, jobs: int) -> Iterator[tuple[str, int]]:
-    """Execute every notebook that has changed since its outputs were kept; yields each name when it is done, and how many there are.
+    """Execute every notebook whose outputs are not kept; yields each name when it is done, and how many there are.
 
     Raises:
         NotebookError: if a cell fails.
@@ -101,9 +101,8 @@ def _shown(output: NotebookNode, lines: set[str], numbers: set[float], lang: Lan
     from nbformat import v4
 
     data = output.get("data", {})
-    text = "\n".join(
-        [output.get("text", ""), *(str(data.get(kind, "")) for kind in ("text/plain", "text/html", "text/markdown"))]
-    )
+    kinds = ("text/plain", "text/html", "text/markdown")
+    text = "\n".join([output.get("text", ""), *(str(data.get(kind, "")) for kind in kinds)])
     if gives_away(text, lines, numbers):
         return v4.new_output("stream", name="stdout", text=LEFT_OUT[lang])
     if _is_picture(output):  # its text is an object's name

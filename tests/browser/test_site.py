@@ -140,8 +140,12 @@ _CONTRAST = """
   const light = ([r, g, b]) => [r, g, b].map(v => (v /= 255) <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
     .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
   const rgb = (text) => text.match(/[\\d.]+/g).map(Number);
-  const back = (node) => { const c = rgb(getComputedStyle(node).backgroundColor); return c.length < 4 || c[3] ? c : back(node.parentElement); };
-  return [...document.querySelectorAll('article p, article code, article a, article h2, article math, .sidebar-tree a')].map(node => {
+  const back = (node) => {
+    const color = rgb(getComputedStyle(node).backgroundColor);
+    return color.length < 4 || color[3] ? color : back(node.parentElement);
+  };
+  const texts = 'article p, article code, article a, article h2, article math, .sidebar-tree a';
+  return [...document.querySelectorAll(texts)].map(node => {
     const [a, b] = [light(rgb(getComputedStyle(node).color)), light(back(node))].sort((x, y) => y - x);
     return [(a + 0.05) / (b + 0.05), node.outerHTML.slice(0, 80)];
   }).sort((x, y) => x[0] - y[0])[0];
