@@ -6,9 +6,11 @@ import functools
 import hashlib
 import os
 import re
+import tempfile
 import tomllib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +26,7 @@ LEFT_OUT = {
     "en": "(left out here: this output would give away an answer; run the cell to see it)",
     "zh": "（此处略去：这段输出会透露答案；请自行运行该单元格查看）",
 }
+_PACKAGES = ("bitsandbytes", "diffusers", "matplotlib", "numpy", "peft", "torch", "transformers")  # what outputs depend on
 _SHORTEST_LINE = 12  # characters; a shorter line of a solution, such as `return x`, may stand anywhere
 _SHORTEST_NUMBER = 4  # digits; likewise
 
@@ -39,14 +42,17 @@ def execute(cache: Path, jobs: int) -> Iterator[tuple[str, int]]:
     missing = [each for each in wanted if not kept(cache, *each).is_file()]
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         running = {pool.submit(_execute, kept(cache, *each), *each): each for each in missing}
-        for done in as_completed(running):
-            done.result()
-            yield "/".join(running[done]), len(missing)
+        try:
+            for done in as_completed(running):
+                done.result()
+                yield "/".join(running[done]), len(missing)
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def kept(cache: Path, folder: str, lang: Lang) -> Path:
     """Where a notebook's outputs are kept: the name changes with all that they follow from."""
-    own = [ROOT / notebooks.TARGETS[lang] / f"{folder}.ipynb", ROOT / "course" / folder / "lab.toml", ROOT / "constraints.txt"]
+    own = [ROOT / notebooks.TARGETS[lang] / f"{folder}.ipynb", ROOT / "course" / folder / "lab.toml"]
     digest = hashlib.sha256(_shared().encode())
     for path in [*own, *sorted((ROOT / "solutions" / folder).glob("*.py"))]:
         digest.update(path.read_bytes() if path.is_file() else b"")
@@ -55,7 +61,7 @@ def kept(cache: Path, folder: str, lang: Lang) -> Path:
 
 @functools.cache
 def _shared() -> str:
-    digest = hashlib.sha256()
+    digest = hashlib.sha256("".join(f"{name}=={version(name)} " for name in _PACKAGES).encode())
     for path in sorted(path for path in (ROOT / "course" / "labs").rglob("*") if path.suffix in (".py", ".safetensors", ".toml")):
         digest.update(path.read_bytes())
     return digest.hexdigest()
@@ -70,10 +76,12 @@ def _execute(target: Path, folder: str, lang: Lang) -> None:
         del os.environ[name]
     os.environ |= {"LAB_STUBS": "reference", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     notebook = nbformat.read(place / f"{folder}.ipynb", as_version=4)
-    try:
-        notebooks.execute(notebook, place, timeout=1200)
-    except notebooks.NotebookError as error:
-        raise notebooks.NotebookError(f"notebooks of {folder}, {lang}: {error}") from None
+    with tempfile.TemporaryDirectory() as runs:  # both languages train at the same time
+        os.environ["LAB_RUNS"] = runs
+        try:
+            notebooks.execute(notebook, place, timeout=1200)
+        except notebooks.NotebookError as error:
+            raise notebooks.NotebookError(f"the notebook of {folder} ({lang}): {error}") from None
     draft = target.with_suffix(".tmp")
     nbformat.write(notebook, draft)
     draft.replace(target)
