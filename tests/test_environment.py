@@ -25,13 +25,14 @@ def test_environment_yml_says_no_more_than_pyproject() -> None:
     text = (ROOT / "environment.yml").read_text()
     listed = re.findall(r"^\s+- (.+?):?$", text, re.MULTILINE)
     python = PROJECT["requires-python"].removeprefix(">=")
-    assert listed == ["conda-forge", f"python={python}", "pip", "pip", "-c constraints.txt", "-e .[dev,labs]"]
+    assert listed == ["conda-forge", f"python={python}", "pip", "pip", "-c constraints.txt", "-e .[dev,labs,site]"]
     assert f"name: {PROJECT['name']}" in text
 
 
 def test_every_dependency_is_pinned() -> None:
     pinned = {normal(name) for name in CONSTRAINTS}
-    wanted = [*PROJECT["dependencies"], *EXTRAS["dev"], *EXTRAS["labs"], *EXTRAS["postgres"]]
+    wanted = [dependency for extra in ("dev", "labs", "postgres", "site") for dependency in EXTRAS[extra]]
+    wanted += PROJECT["dependencies"]
     assert {normal(name) for name in wanted} <= pinned
     assert CONSTRAINTS["torch"] == "2.13.0", "a local part, such as +cpu, is on no index but PyTorch's own"
     assert not [name for name in pinned if name.startswith("nvidia") and name != "nvidia-ml-py"]
@@ -39,7 +40,7 @@ def test_every_dependency_is_pinned() -> None:
 
 def test_every_import_is_declared() -> None:
     main = PROJECT["dependencies"]
-    _declared([*main, *EXTRAS["labs"], *EXTRAS["wandb"]], "course", "solutions")
+    _declared([*main, *EXTRAS["labs"], *EXTRAS["wandb"], *EXTRAS["site"]], "course", "solutions")
     _declared([*main, *EXTRAS["dev"]], "autograder")
     _declared([*main, *EXTRAS["dev"], *EXTRAS["labs"]], "benchmarks")
 
@@ -57,7 +58,7 @@ def _declared(names: list[str], *folders: str) -> None:
     places = (ROOT / "autograder" / "bank", ROOT / "benchmarks", ROOT / "course" / "project_template")
     own = {"autograder", "course", "_pytest"} | {path.stem for place in places for path in place.rglob("*.py")}
     declared = {normal(name) for name in names} | {
-        module for module, name in (("sklearn", "scikit-learn"), ("zmq", "pyzmq")) if name in names
+        module for module, name in (("bs4", "beautifulsoup4"), ("sklearn", "scikit-learn"), ("zmq", "pyzmq")) if name in names
     }
     assert {normal(name) for name in found - own - set(sys.stdlib_module_names)} <= declared
 
