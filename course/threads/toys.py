@@ -13,7 +13,8 @@ Loss = Callable[[], Tensor]
 
 def normal(seed: int, *shape: int) -> Tensor:
     """Standard normal numbers of NumPy's generator, which gives the same ones on every machine."""
-    return torch.from_numpy(np.random.default_rng(seed).standard_normal(shape))
+    drawn: Tensor = torch.from_numpy(np.random.default_rng(seed).standard_normal(shape))
+    return drawn
 
 
 def update(seed: int, values: Sequence[float], rows: int, columns: int) -> Tensor:
@@ -52,6 +53,6 @@ def losses(
             optimizer.param_groups[0]["lr"] = lr * schedule(step)
         value = loss()
         optimizer.zero_grad()
-        value.backward()
+        value.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         yield value.item()
