@@ -135,7 +135,8 @@ def int4() -> None:
     }
     for name, back in errors.items():
         print(rf"m_{{\text{{{name}}}}} = {(back - x).double().pow(2).mean():.5f}")
-    gaps = np.diff(functional.get_4bit_type("nf4", device="cpu").sort().values.numpy())
+    table: Any = functional.get_4bit_type
+    gaps = np.diff(table("nf4", device="cpu").sort().values.numpy())
     say(r"g_{\min}", gaps.min())
     say(r"g_{\max}", gaps.max())
     say(r"g_{\text{INT4}}", 1 / 7)
@@ -147,7 +148,8 @@ def four_bits() -> None:
     from peft import LoraConfig, get_peft_model
 
     d, rank = 128, 8
-    base: Any = bitsandbytes.nn.Linear4bit(d, d, bias=False, compute_dtype=torch.float32, quant_type="nf4")
+    layers: Any = bitsandbytes.nn
+    base = layers.Linear4bit(d, d, bias=False, compute_dtype=torch.float32, quant_type="nf4")
     base.load_state_dict({"weight": normal(10, d, d).float()})
     base.to("cpu")
     base.support_avx512bf16_for_cpu = False  # or bitsandbytes repacks the codes on some processors, and no gradient passes

@@ -20,7 +20,8 @@ def normal(seed: int, *shape: int) -> Tensor:
 def update(seed: int, values: Sequence[float], rows: int, columns: int) -> Tensor:
     """A matrix with these singular values and random singular vectors."""
     left, right = (torch.linalg.qr(normal(seed + i, n, len(values)))[0] for i, n in enumerate((rows, columns)))
-    return left * torch.tensor(values, dtype=torch.float64) @ right.T
+    product: Tensor = left * torch.tensor(values, dtype=torch.float64) @ right.T
+    return product
 
 
 def factors(seed: int, rank: int, rows: int, columns: int) -> tuple[Tensor, Tensor]:
