@@ -395,7 +395,7 @@ def forgetting(folder: Path) -> None:
         each.pcolormesh(R, cmap="Blues", vmin=0, vmax=1, edgecolors="none")
         for i in range(3):
             for j in range(3):
-                colour = "white" if R[i, j] > 0.55 else "black"
+                colour = "white" if R[i, j] > 0.55 else "#1c1c1c"
                 each.text(j + 0.5, i + 0.5, f"{R[i, j]:.2f}", ha="center", va="center", color=colour, fontsize=9)
         each.set(xlabel="tested on", ylabel="after task", title=method)
         each.set_xticks([0.5, 1.5, 2.5], ["1", "2", "3"])
