@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,7 @@ def sweep() -> dict[str, list[float]]:
         return torch.tanh(inputs @ W.T)
 
     targets, right = outputs(W0 + D) + 0.1 * normal(5, 256, d), outputs(W0 + D, fresh)
-    found: dict[str, list[float]] = {}
+    found: defaultdict[str, list[float]] = defaultdict(list)
     for rank in (None, 1, 4, 16):
         for rate in RATES:
             parts = list(factors(3, rank, d, d)) if rank else [torch.zeros_like(W0).requires_grad_()]
@@ -88,8 +89,8 @@ def sweep() -> dict[str, list[float]]:
             adam(parts, loss, 60, rate)
             with torch.no_grad():
                 error = ((outputs(weight(), fresh) - right) ** 2).mean().item()
-            found.setdefault(f"r={rank}" if rank else "full", []).append(error)
-    return found
+            found[f"r={rank}" if rank else "full"].append(error)
+    return dict(found)
 
 
 RATES = [round(10 ** (k / 2 - 4), 6) for k in range(8)]
