@@ -173,7 +173,7 @@ def problems(course: Course) -> Iterator[str]:
 
 
 def translated(paths: Sequence[Path]) -> list[str]:
-    """Record that Chinese pages of the weeks say what their English pages say now; returns one line for each that changed.
+    """Record that Chinese pages of the course say what their English pages say now; returns one line for each that changed.
 
     The record is the first line of the translation, a comment with a hash of its source.
 
@@ -203,9 +203,9 @@ def translated(paths: Sequence[Path]) -> list[str]:
 
 
 def _translations() -> Iterator[str]:
-    """Pages of the weeks whose translation is missing, or was made from another text of its source."""
+    """Pages of the course whose translation is missing, or was made from another text of its source."""
     pages = _pages()
-    for source in sorted((ROOT / "course").glob("week*/*.md")):
+    for source in _in_folders("*.md"):
         if not source.name.endswith(_ZH) and source.with_name(f"{source.stem}{_ZH}") not in pages:
             yield f"{_short(source)} has no translation"
     for page in pages:
@@ -220,7 +220,12 @@ def _translations() -> Iterator[str]:
 
 
 def _pages() -> list[Path]:
-    return sorted((ROOT / "course").glob(f"week*/*{_ZH}"))
+    return _in_folders(f"*{_ZH}")
+
+
+def _in_folders(pattern: str) -> list[Path]:
+    """Files of the weeks and of the threads that cut across them."""
+    return sorted(path for folder in ("week*", "threads") for path in (ROOT / "course").glob(f"{folder}/{pattern}"))
 
 
 def _source(page: Path) -> Path:

@@ -49,6 +49,8 @@ def test_it_has_what_a_student_needs_and_no_more(made: Path) -> None:
         "README.zh.md",
         "exercises/week02/rank1_lora.py",
         "course/week02/lecture.zh.md",
+        "course/threads/myths.zh.md",
+        "course/threads/evidence.py",
         "course/week02/reading.md",
         "course/week02/reading.zh.md",
         "course/readings.md",

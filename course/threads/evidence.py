@@ -29,7 +29,7 @@ def slower() -> None:
     counts = {}
     for name, layer in {"merged": lambda: x @ W.T, "branch": lambda: x @ W.T + x @ A.T @ B.T}.items():
         with FlopCounterMode(display=False) as counter:
-            layer()
+            layer()  # type: ignore[no-untyped-call]
         counts[name] = counter.get_total_flops()
         say(rf"F_{{\text{{{name}}}}}", counts[name])
     say(r"F_{\text{branch}} / F_{\text{merged}}", counts["branch"] / counts["merged"])
@@ -135,7 +135,8 @@ def int4() -> None:
     }
     for name, back in errors.items():
         print(rf"m_{{\text{{{name}}}}} = {(back - x).double().pow(2).mean():.5f}")
-    gaps = np.diff(functional.get_4bit_type("nf4", device="cpu").sort().values.numpy())
+    table: Any = functional.get_4bit_type
+    gaps = np.diff(table("nf4", device="cpu").sort().values.numpy())
     say(r"g_{\min}", gaps.min())
     say(r"g_{\max}", gaps.max())
     say(r"g_{\text{INT4}}", 1 / 7)
@@ -143,17 +144,19 @@ def int4() -> None:
 
 def four_bits() -> None:
     """Where the gradients of a QLoRA layer are, and of what type."""
-    from bitsandbytes.nn import Linear4bit
+    import bitsandbytes
     from peft import LoraConfig, get_peft_model
 
     d, rank = 128, 8
-    base: Any = Linear4bit(d, d, bias=False, compute_dtype=torch.float32, quant_type="nf4")
+    layers: Any = bitsandbytes.nn
+    base = layers.Linear4bit(d, d, bias=False, compute_dtype=torch.float32, quant_type="nf4")
     base.load_state_dict({"weight": normal(10, d, d).float()})
     base.to("cpu")
     base.support_avx512bf16_for_cpu = False  # or bitsandbytes repacks the codes on some processors, and no gradient passes
     model = get_peft_model(nn.Sequential(base), LoraConfig(r=rank, target_modules=["0"]))
     model(normal(11, 4, d).float()).pow(2).sum().backward()
-    layer: Any = model.base_model.model[0]
+    wrapped: Any = model
+    layer = wrapped.base_model.model[0]
     A, B = layer.lora_A["default"].weight, layer.lora_B["default"].weight
     say("d", d)
     say("r", rank)
@@ -172,7 +175,7 @@ def no_gradient() -> None:
     for name, scale in (("LoRA", 1), ("zero", 0)):
         B, A = factors(13, rank, d, d)
         A.data *= scale
-        (B @ A * G).sum().backward()
+        (B @ A * G).sum().backward()  # type: ignore[no-untyped-call]
         assert A.grad is not None and B.grad is not None
         say(rf"\lVert \nabla A \rVert_{{\text{{{name}}}}}", A.grad.norm().item())
         say(rf"\lVert \nabla B \rVert_{{\text{{{name}}}}}", B.grad.norm().item())

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -74,21 +75,22 @@ def sweep() -> dict[str, list[float]]:
         return torch.tanh(inputs @ W.T)
 
     targets, right = outputs(W0 + D) + 0.1 * normal(5, 256, d), outputs(W0 + D, fresh)
-    found: dict[str, list[float]] = {}
+    found: defaultdict[str, list[float]] = defaultdict(list)
     for rank in (None, 1, 4, 16):
         for rate in RATES:
-            if rank is None:
-                parameters = [W0.clone().requires_grad_()]
-                weight: Callable[[], Tensor] = lambda p=parameters: p[0]  # type: ignore[misc]
-            else:
-                parameters = list(factors(3, rank, d, d))
-                weight = lambda p=parameters, s=8 / rank: W0 + s * p[0] @ p[1]  # type: ignore[misc]  # noqa: E731
-            adam(parameters, lambda w=weight: ((outputs(w()) - targets) ** 2).mean(), 60, rate)  # type: ignore[misc]
+            parts = list(factors(3, rank, d, d)) if rank else [torch.zeros_like(W0).requires_grad_()]
+
+            def weight(parts: list[Tensor] = parts, rank: int | None = rank) -> Tensor:
+                return W0 + (8 / rank * parts[0] @ parts[1] if rank else parts[0])
+
+            def loss(weight: Callable[[], Tensor] = weight) -> Tensor:
+                return ((outputs(weight()) - targets) ** 2).mean()
+
+            adam(parts, loss, 60, rate)
             with torch.no_grad():
-                found.setdefault(f"r={rank}" if rank else "full", []).append(
-                    ((outputs(weight(), fresh) - right) ** 2).mean().item()
-                )
-    return found
+                error = ((outputs(weight(), fresh) - right) ** 2).mean().item()
+            found[f"r={rank}" if rank else "full"].append(error)
+    return dict(found)
 
 
 RATES = [round(10 ** (k / 2 - 4), 6) for k in range(8)]
@@ -265,7 +267,7 @@ def mixed_precision() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         product = x @ W
         loss = nn.functional.cross_entropy(product, torch.tensor([0, 1]))
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     assert W.grad is not None
     for name, tensor in (("x W", product), ("L", loss), (r"\nabla W", W.grad)):
         say(rf"\text{{bits}}({name})", 8 * tensor.element_size())
@@ -299,12 +301,12 @@ def serving() -> None:
     X, ids = normal(63, batch, d), torch.from_numpy(np.random.default_rng(64).integers(0, kinds, batch))
     gathered = torch.einsum("bor,bri,bi->bo", B[ids], A[ids], X)
     order = ids.argsort(stable=True)
-    segments = [X[rows] @ A[int(k)].T @ B[int(k)].T for k in ids.unique() if len(rows := order[ids[order] == k])]
+    segments = [X[rows] @ A[k].T @ B[k].T for k in sorted(set(ids.tolist())) if len(rows := order[ids[order] == k])]
     sorted_back = torch.cat(segments)[order.argsort()]
     say("b", batch)
-    say(r"n_{\text{adapters}}", int(len(ids.unique())))
+    say(r"n_{\text{adapters}}", len(set(ids.tolist())))
     say(r"s_{\text{equal}}", torch.isclose(gathered, sorted_back).double().mean().item())
-    say(r"2 n_{\text{adapters}}", 2 * len(ids.unique()))
+    say(r"2 n_{\text{adapters}}", 2 * len(set(ids.tolist())))
     print(rf"t_{{\text{{one}}}} = {MEASURED['latency']['one']:.2f}")
     print(rf"t_{{\text{{many}}}} = {MEASURED['latency']['many']:.2f}")
     quote(r"a_{\text{S-LoRA}}", 4, "sheng-slora")
@@ -339,7 +341,9 @@ def scores(method: str) -> np.ndarray:
         if method in ("new adapters", "an adapter each"):
             B, A = factors(80 + i, rank, d, d)
 
-        def loss(B: Tensor = B, A: Tensor = A, i: int = i) -> Tensor:
+        def loss(
+            B: Tensor = B, A: Tensor = A, i: int = i, done: Tensor = done, fisher: Tensor = fisher, anchor: Tensor = anchor
+        ) -> Tensor:
             W = done + B @ A
             value = ((inputs[i] @ (W - updates[i]).T) ** 2).sum() / len(inputs[i])
             if method == "replay":
@@ -392,7 +396,7 @@ def forgetting(folder: Path) -> None:
         each.pcolormesh(R, cmap="Blues", vmin=0, vmax=1, edgecolors="none")
         for i in range(3):
             for j in range(3):
-                colour = "white" if R[i, j] > 0.55 else "black"
+                colour = "white" if R[i, j] > 0.55 else "#1c1c1c"
                 each.text(j + 0.5, i + 0.5, f"{R[i, j]:.2f}", ha="center", va="center", color=colour, fontsize=9)
         each.set(xlabel="tested on", ylabel="after task", title=method)
         each.set_xticks([0.5, 1.5, 2.5], ["1", "2", "3"])
@@ -452,7 +456,8 @@ def recent() -> None:
         (r"a_{\text{TinyLLaMA}}", 2.1, "xiao-loragen"), (r"a_{\text{Gemma}}", 10.1, "xiao-loragen"),
         (r"P_{\text{Tiny}}", 13, "morris-tinylora"), (r"100 p_{\text{Tiny}}", 91, "morris-tinylora"),
         (r"a_{\text{SFT}}", 1000, "morris-tinylora"), (r"a_{\text{makespan}}", 7.52, "yan-plora"),
-        (r"a_{\text{throughput}}", 12.8, "yan-plora"), (r"P_{\text{QR}}", 601, "liang-qrlora"), (r"a_{\text{QR}}", 77, "liang-qrlora"),
+        (r"a_{\text{throughput}}", 12.8, "yan-plora"), (r"P_{\text{QR}}", 601, "liang-qrlora"),
+        (r"a_{\text{QR}}", 77, "liang-qrlora"),
     ):  # fmt: skip
         quote(name, value, source)
     d = 128

@@ -13,13 +13,15 @@ Loss = Callable[[], Tensor]
 
 def normal(seed: int, *shape: int) -> Tensor:
     """Standard normal numbers of NumPy's generator, which gives the same ones on every machine."""
-    return torch.from_numpy(np.random.default_rng(seed).standard_normal(shape))
+    drawn: Tensor = torch.from_numpy(np.random.default_rng(seed).standard_normal(shape))
+    return drawn
 
 
 def update(seed: int, values: Sequence[float], rows: int, columns: int) -> Tensor:
     """A matrix with these singular values and random singular vectors."""
     left, right = (torch.linalg.qr(normal(seed + i, n, len(values)))[0] for i, n in enumerate((rows, columns)))
-    return left * torch.tensor(values, dtype=torch.float64) @ right.T
+    product: Tensor = left * torch.tensor(values, dtype=torch.float64) @ right.T
+    return product
 
 
 def factors(seed: int, rank: int, rows: int, columns: int) -> tuple[Tensor, Tensor]:
@@ -52,6 +54,6 @@ def losses(
             optimizer.param_groups[0]["lr"] = lr * schedule(step)
         value = loss()
         optimizer.zero_grad()
-        value.backward()
+        value.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         yield value.item()
