@@ -90,13 +90,16 @@ def test_an_output_that_tells_an_answer_is_left_out() -> None:
 def test_what_a_notebook_shows() -> None:
     output = v4.new_output
     picture = output("display_data", {"image/png": "AA==", "text/plain": "<Figure>"}, metadata={"image/png": {"alt": "A curve"}})
+    printed = ["plain\n", "\rstep 1/2", "\rstep 2/2", "\r         \r", "loss 1\n"]
     cells = [
-        v4.new_code_cell("a", outputs=[output("stream", text="7798784\n"), output("stream", text="plain\n")]),
+        v4.new_code_cell("a", outputs=[output("stream", text="779"), output("stream", text="8784\n")]),
+        v4.new_code_cell("a", outputs=[output("stream", text=text) for text in printed]),
         v4.new_code_cell("b", outputs=[picture, output("display_data", {labs.MIME: {"kind": "record"}})]),
         v4.new_code_cell("c", outputs=[output("stream", text="mine\n")], metadata={"nbgrader": {"grade": True}}),
     ]
-    first, second, third = labs.shown(v4.new_notebook(cells=cells), "week04", "en").cells
-    assert [one.text for one in first.outputs] == [labs.LEFT_OUT["en"], "plain\n"]
+    zeroth, first, second, third = labs.shown(v4.new_notebook(cells=cells), "week04", "en").cells
+    assert [one.text for one in zeroth.outputs] == [labs.LEFT_OUT["en"]]
+    assert [one.text for one in first.outputs] == ["plain\nloss 1\n"]
     assert [dict(one.data) for one in second.outputs] == [{"image/png": "AA=="}]
     assert second.metadata["mystnb"]["image"]["alt"] == "A curve"
     assert third.outputs == []
