@@ -34,7 +34,7 @@ def test_every_page_is_in_the_navigation_once(sites: Sites) -> None:
             folder = page.name.rpartition("/")[0]
             for tree in re.findall(r"^```\{toctree\}\n(.*?)^```", page.text, re.MULTILINE | re.DOTALL):
                 names = [line for line in tree.splitlines() if line and not line.startswith(":")]
-                listed += [f"{folder}/{name}".strip("/") for name in names]
+                listed += [f"{folder}/{name.partition(' <')[2].rstrip('>') or name}".strip("/") for name in names]
         assert sorted([*listed, "index"]) == sorted(site.pages)
 
 
@@ -184,6 +184,30 @@ def test_a_folder_with_something_else_is_not_overwritten(tmp_path: Path, capsys:
     assert build.main(["--out", str(tmp_path), "--no-outputs"]) == 2
     assert capsys.readouterr().err.startswith(f"site: {tmp_path} holds something other than a site")
     assert (tmp_path / "thesis.tex").is_file()
+
+
+def test_lines_of_chinese_are_joined_and_a_formula_keeps_its_punctuation() -> None:
+    from docutils import nodes
+
+    from course.site.extension import _close, _keep
+
+    formula = nodes.math("", "d")
+    strong = nodes.strong("", "", nodes.Text("粗"))
+    pieces = [
+        nodes.Text("前面的文字，"),
+        nodes.Text("\n"),
+        nodes.Text("以及 "),
+        formula,
+        nodes.Text(" ）and\nmore"),
+        nodes.Text("\n"),
+        strong,
+    ]
+    paragraph = nodes.paragraph("", "", *pieces)
+    _close(paragraph)
+    _keep(formula)
+    assert paragraph.astext() == "前面的文字，以及 d）and\nmore\n粗"
+    together = next(paragraph.findall(nodes.inline))
+    assert together.astext() == "d）" and together["classes"] == ["together"]
 
 
 def test_slugs_are_githubs() -> None:

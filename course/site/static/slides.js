@@ -62,11 +62,14 @@ function next(slide, blocks) {
 
 function fit(slide) {
   const body = slide.querySelector(".body");
-  for (const wide of body.querySelectorAll(".math, table")) {
+  const closed = [...body.querySelectorAll("details:not([open])")];
+  closed.forEach((details) => (details.open = true)); // what is closed has no width
+  for (const wide of body.querySelectorAll("div.math, table")) {
     const room = wide.parentElement.clientWidth;
     const width = Math.max(wide.scrollWidth, wide.firstElementChild.getBoundingClientRect().width);
     if (width > room) wide.style.zoom = room / width;
   }
+  closed.forEach((details) => (details.open = false));
   const rest = [];
   while (overflows(body) && body.children.length > 1) {
     rest.unshift(body.lastElementChild);
