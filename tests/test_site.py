@@ -186,6 +186,14 @@ def test_a_folder_with_something_else_is_not_overwritten(tmp_path: Path, capsys:
     assert (tmp_path / "thesis.tex").is_file()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "says"), [(["--jobs", "0"], "--jobs must be"), (["--repository", "javascript:x"], "--repository is an address")]
+)
+def test_a_wrong_option_is_told_in_one_line(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert build.main(arguments) == 2
+    assert capsys.readouterr().err.startswith(f"site: {says}")
+
+
 def test_lines_of_chinese_are_joined_and_a_formula_keeps_its_punctuation() -> None:
     from docutils import nodes
 
