@@ -41,6 +41,8 @@ def truncated_svd() -> None:
     say("W_1", best)
     say(r"\lVert W - W_1 \rVert_F^2", ((D - best) ** 2).sum())
     say(r"\sigma_2^2", values[1] ** 2)
+    say("P_1", np.outer(left[:, 0], left[:, 0]))
+    say(r"\sigma_1^2 / (\sigma_1^2 + \sigma_2^2)", values[0] ** 2 / (values**2).sum())
     first = D[:, 0] / np.linalg.norm(D[:, 0])
     say(r"e^2_{\text{QR}}", ((D - np.outer(first, first @ D)) ** 2).sum())
     say(r"e^2_{\text{column}}", (D[:, 1:] ** 2).sum())
@@ -88,29 +90,34 @@ def gradients() -> None:
     say(r"\partial L / \partial a \,|_{b = 0}", ALPHA * start.T @ (0 * b))
 
 
+STEPS = 200
+
+
+def descent(steps: int, move_a: bool = True) -> list[float]:
+    """The losses of gradient descent from b = 0, before the first step and after each."""
+    b, a = np.zeros(2), np.array([1.0, 0.0])
+    losses = [loss(b, a)]
+    for _ in range(steps):
+        slope = LR * ALPHA * weight_gradient(b, a)
+        b, a = b - slope @ a, a - slope.T @ b * move_a
+        losses.append(loss(b, a))
+    return losses
+
+
 def training() -> None:
-    """The losses of simultaneous steps, where they end, and what two wrong loops reach."""
+    """The losses of simultaneous steps, where they end, and what a loop that moves b only reaches."""
     say(r"\Delta W", D)
     say(r"\eta", LR)
     say("a_0", [1, 0])
-    b, a = np.zeros(2), np.array([1.0, 0.0])
-    losses = [loss(b, a)]
-    steps = 200
-    for _ in range(steps):
-        G = weight_gradient(b, a)
-        b, a = b - LR * ALPHA * G @ a, a - LR * ALPHA * G.T @ b
-        losses.append(loss(b, a))
-        if len(losses) == 2:
-            say("b_1", b)
-            say("a_1", a)
+    slope = LR * ALPHA * weight_gradient(np.zeros(2), np.array([1.0, 0.0]))
+    say("b_1", -slope @ [1, 0])
+    say("a_1", [1, 0])
+    losses = descent(STEPS)
     say("L_{0..3}", losses[:4])
-    print(f"T = {steps}")
+    print(f"T = {STEPS}")
     say("L_T", losses[-1])
     say(r"\sigma_2^2 / 2", np.linalg.svd(D, compute_uv=False)[1] ** 2 / 2)
-    b = np.zeros(2)
-    for _ in range(steps):
-        b = b - LR * ALPHA * weight_gradient(b, np.array([1.0, 0.0])) @ np.array([1.0, 0.0])
-    say(r"L_{\text{b only}}", loss(b, np.array([1.0, 0.0])))
+    say(r"L_{\text{b only}}", descent(STEPS, move_a=False)[-1])
 
 
 def kronecker() -> None:
@@ -162,6 +169,58 @@ def amplification() -> None:
     say("6.91 / 0.32", 6.91 / 0.32)
 
 
+def quiz() -> None:
+    """The numbers of the questions."""
+    sigma = np.array([4, 2, 1])
+    say(r"\sigma", sigma)
+    say(r"\sigma_2^2 + \sigma_3^2", (sigma[1:] ** 2).sum())
+    say(r"\sqrt{5 / 21}", np.sqrt(5 / 21))
+    say("i", 4)
+    say("j", 16)
+    say("d", 64)
+    say(r"\max(i, j) / d", 16 / 64)
+
+
+def training_loss(folder: Path) -> None:
+    """The losses of the worked example, and the best that rank 1 can reach."""
+    steps = 40
+    figure, axes = drawing.canvas()
+    axes.plot(range(steps + 1), descent(steps), "-", label="both factors move")
+    axes.plot(range(steps + 1), descent(steps, move_a=False), "--", label="only b moves")
+    floor = np.linalg.svd(D, compute_uv=False)[1] ** 2 / 2
+    axes.axhline(floor, linestyle=":", color=drawing.COLOURS[2], label="σ₂² / 2, the best of rank 1")
+    axes.set(xlabel="step", ylabel="loss", xlim=(0, steps), ylim=(0, 26))
+    axes.legend()
+    zh = {
+        "both factors move": "两个因子都移动",
+        "only b moves": "只移动 b",
+        "σ₂² / 2, the best of rank 1": "σ₂² / 2，秩 1 的最小值",
+    }
+    drawing.save(figure, folder, "training-loss", zh | {"step": "步", "loss": "损失"})
+
+
+def random_subspaces(folder: Path) -> None:
+    """The similarity of random subspaces: the mean over draws, and the rule."""
+    rng = np.random.default_rng(0)
+    size, draws, dimensions = 64, 200, np.array([1, 2, 4, 8, 16, 32, 64])
+    figure, axes = drawing.canvas()
+    for i, mark, style in ((2, "o", "-"), (16, "s", "--")):
+        means = []
+        for j in dimensions:
+            pairs = [[np.linalg.qr(rng.standard_normal((size, k)))[0] for k in (i, j)] for _ in range(draws)]
+            means.append(np.mean([((one.T @ two) ** 2).sum() for one, two in pairs]) / min(i, j))
+        (line,) = axes.plot(dimensions, np.maximum(i, dimensions) / size, style, label=f"max(i, j) / d, i = {i}")
+        axes.plot(dimensions, means, mark, color=line.get_color(), label=f"mean of 200 draws, i = {i}")
+    axes.set(xlabel="dimension j of the second subspace", ylabel="similarity φ", xscale="log", ylim=(0, 1.05))
+    axes.set_xticks(dimensions, [str(j) for j in dimensions])
+    axes.minorticks_off()
+    axes.legend()
+    zh = {f"max(i, j) / d, i = {i}": f"max(i, j) / d，i = {i}" for i in (2, 16)}
+    zh |= {f"mean of 200 draws, i = {i}": f"200 次抽取的平均，i = {i}" for i in (2, 16)}
+    zh |= {"dimension j of the second subspace": "第二个子空间的维数 j", "similarity φ": "相似度 φ"}
+    drawing.save(figure, folder, "random-subspaces", zh)
+
+
 def error_by_rank(folder: Path) -> None:
     """The relative error of the best rank-r approximation for three spectra of the same length."""
     size, ranks = 64, np.arange(65)
@@ -178,4 +237,7 @@ def error_by_rank(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    run(truncated_svd, gradients, training, kronecker, similarity, amplification, pictures=[error_by_rank])
+    run(
+        truncated_svd, gradients, training, kronecker, similarity, amplification, quiz,
+        pictures=[error_by_rank, training_loss, random_subspaces],
+    )  # fmt: skip

@@ -8,9 +8,11 @@ matrix are separated by semicolons.
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 
+from course.labs import drawing
 from course.labs.worked import run, say
 
 A = np.array([[1, 0, 2], [0, 1, -1]])
@@ -29,6 +31,8 @@ def delta() -> None:
     say(r"\alpha / r", ALPHA / RANK)
     say(r"\Delta W", ALPHA / RANK * product)
     say(r"\alpha / \sqrt{r}", ALPHA / np.sqrt(RANK))
+    say("1 / 64", 1 / 64)
+    say(r"\sqrt{64}", 8)
     say("b_1 a_1^\\top", np.outer(B[:, 0], A[0]))
     say("b_2 a_2^\\top", np.outer(B[:, 1], A[1]))
 
@@ -57,6 +61,9 @@ def configuration() -> None:
         say(f"{alpha} / {rank}", alpha / rank)
     say(r"16 / \sqrt{64}", 16 / np.sqrt(64))
     say("8 / 16", 8 / 16)
+    for matrices, rank in ((1, 8), (2, 4), (4, 2)):
+        print(rf"{matrices} \cdot 2 \cdot {rank} d = {matrices * 2 * rank * 12288}")
+    print("d = 12288")
     say("16 / 16", 16 / 16)
 
 
@@ -158,5 +165,68 @@ def rescaling() -> None:
     say(r"d + d + d_{\text{ff}}", width + width + hidden)
 
 
+def quiz() -> None:
+    """The numbers of the questions."""
+    for rank in (8, 32):
+        say(f"16 / {rank}", 16 / rank)
+        say(rf"16 / \sqrt{{{rank}}}", 16 / np.sqrt(rank))
+    say("8 / 32", 8 / 32)
+    say(r"37.75 \cdot 4 \cdot 2", 37.75 * 8)
+
+
+def first_step(folder: Path) -> None:
+    """How far the first step moves the output, by rank, optimizer and scaling; alpha and the rate are the same throughout."""
+    rng = np.random.default_rng(0)
+    width, ranks, draws = 256, 2 ** np.arange(9), 50
+    inner = [rng.uniform(-1, 1, (draws, rank, width)) @ rng.standard_normal(width) / np.sqrt(width) for rank in ranks]
+    size = {  # of the change of an output; gradient descent moves B by g (A x)^T times the scale, Adam by its sign
+        "gradient descent": np.array([(u**2).sum(1).mean() for u in inner]),
+        "Adam": np.array([np.abs(u).sum(1).mean() for u in inner]),
+    }
+    figure, axes = drawing.canvas()
+    for optimizer, power, mark in (("gradient descent", 2, "o"), ("Adam", 1, "s")):
+        for name, scale, style in (("α / r", 1 / ranks, "-"), ("α / √r", 1 / np.sqrt(ranks), "--")):
+            moved = scale**power * size[optimizer]
+            axes.plot(ranks, moved / moved[0], mark + style, label=f"{optimizer}, {name}")
+    axes.set(xlabel="rank r", ylabel="change of the output (rank 1: 1)", xscale="log", yscale="log", ylim=(None, 100))
+    axes.set_xticks(ranks, [str(rank) for rank in ranks])
+    axes.xaxis.minorticks_off()
+    axes.legend(ncols=2)
+    zh = {f"gradient descent, {name}": f"梯度下降，{name}" for name in ("α / r", "α / √r")}
+    zh |= {f"Adam, {name}": f"Adam，{name}" for name in ("α / r", "α / √r")}
+    drawing.save(
+        figure, folder, "first-step", zh | {"rank r": "秩 r", "change of the output (rank 1: 1)": "输出的变化（秩 1 为 1）"}
+    )
+
+
+def parameters(folder: Path) -> None:
+    """What each family adds to one layer of width 768, by its size."""
+    width, hidden, sizes = 768, 3072, 2 ** np.arange(9)
+    figure, axes = drawing.canvas()
+    for name, counts, style in (
+        ("two adapters, width m", 2 * (2 * sizes * width + width + sizes), "o-"),
+        ("LoRA on q and v, rank r", 2 * sizes * 2 * width, "s--"),
+        ("prefix, length l", 2 * sizes * width, "^-."),
+    ):
+        axes.plot(sizes, counts, style, label=name)
+    axes.axhline(2 * width + hidden, linestyle=":", color=drawing.COLOURS[3], label="IA3")
+    axes.axhline(
+        4 * width**2 + 2 * width * hidden, linestyle="-", linewidth=1, color=drawing.INK, label="the layer's own weights"
+    )
+    axes.set(xlabel="size: m, r or l", ylabel="trainable parameters", xscale="log", yscale="log", ylim=(1e3, 1e8))
+    axes.set_xticks(sizes, [str(size) for size in sizes])
+    axes.xaxis.minorticks_off()
+    axes.legend(ncols=2, fontsize=9)
+    zh = {
+        "two adapters, width m": "两个适配器，宽度 m", "LoRA on q and v, rank r": "q、v 上的 LoRA，秩 r",
+        "prefix, length l": "前缀，长度 l",
+        "the layer's own weights": "该层自己的权重", "size: m, r or l": "大小：m、r 或 l", "trainable parameters": "可训练参数量",
+    }  # fmt: skip
+    drawing.save(figure, folder, "parameters", zh)
+
+
 if __name__ == "__main__":
-    run(delta, freezing, configuration, storage, adapters, prompt_tuning, prefix_tuning, rescaling)
+    run(
+        delta, freezing, configuration, storage, adapters, prompt_tuning, prefix_tuning, rescaling, quiz,
+        pictures=[first_step, parameters],
+    )  # fmt: skip

@@ -5,10 +5,12 @@
 Each line is an equation that stands in the section named above it, letter for letter, in both languages.
 """
 
+from pathlib import Path
 from statistics import NormalDist
 
 import numpy as np
 
+from course.labs import drawing
 from course.labs.worked import run, say
 
 FP4 = np.array([0, 1 / 192, 1 / 6, 1 / 4, 1 / 3, 1 / 2, 2 / 3, 1])  # bitsandbytes' table; each value has both signs
@@ -49,9 +51,9 @@ def codebook() -> None:
     say(r"\max_i (q_{i+1} - q_i) / 2", np.diff(NF4).max() / 2)
 
 
-def errors() -> dict[str, float]:
-    """Mean squared errors on N(0, 1) in blocks of 64."""
-    x = np.random.default_rng(0).standard_normal((16384, 64))
+def errors(block: int = 64) -> dict[str, float]:
+    """Mean squared errors of a million draws from N(0, 1) in blocks."""
+    x = np.random.default_rng(0).standard_normal((2**20 // block, block))
     absmax = np.abs(x).max(axis=1, keepdims=True)
     fp4 = np.unique([*-FP4, *FP4])
     low, high = x.min(axis=1, keepdims=True), x.max(axis=1, keepdims=True)
@@ -133,6 +135,8 @@ def affine_quantisation() -> None:
     found = errors()
     for name in ("NF4", "FP4", "sym", "aff"):
         say(rf"e_{{\text{{{name}}}}}", found[name])
+    say(r"e_{\text{NF4}} / e_{\text{sym}}", found["NF4"] / found["sym"])
+    say(r"e_{\text{NF4}} / e_{\text{aff}}", found["NF4"] / found["aff"])
     say("b", 64)
     say("k", 4)
 
@@ -154,8 +158,76 @@ def bits_per_parameter() -> None:
     say(r"8 / 64 + 32 / (64 \cdot 256)", two)
     say(r"4 + 8 / 64 + 32 / (64 \cdot 256)", 4 + two)
     say(r"\Delta", one - two)
+    say(r"2 \cdot 70", 140)
+    say(r"4.127 \cdot 70 / 8", (4 + two) * 70 / 8)
     say(r"\Delta \cdot 65 \cdot 10^9 / (8 \cdot 10^9)", (one - two) * 65 / 8)
 
 
+def quiz() -> None:
+    """The numbers of the questions."""
+    constants = 4096**2 // 64
+    say("x", [0.3, -0.6, 0, 0.1])
+    say("c", 0.6)
+    say("B", 64)
+    say("4096^2 / 64", constants)
+    say(r"4 \cdot 262144 / 10^6", 4 * constants / 1e6)
+    say("262144 / 256", constants // 256)
+    say(r"(262144 + 4 \cdot 1024) / 10^6", (constants + 4 * (constants // 256)) / 1e6)
+    say(r"4.127 \cdot 70 / 8", 4.127 * 70 / 8)
+    say(r"m_{\text{card}}", 24)
+
+
+def codes(folder: Path) -> None:
+    """The values of four 4-bit types, and where normal numbers lie in a block of 64."""
+    x = np.random.default_rng(0).standard_normal((4096, 64))
+    x /= np.abs(x).max(axis=1, keepdims=True)
+    heights, edges = np.histogram(x, bins=80, range=(-1, 1), density=True)
+    figure, (upper, lower) = drawing.canvas(height=4.2, rows=2)
+    upper.step(edges[:-1], heights, where="post")
+    upper.set(xlabel="number divided by its block's constant", ylabel="density", xlim=(-1.05, 1.05), ylim=(0, None))
+    types = {"NF4": NF4, "FP4": np.unique([*-FP4, *FP4]), "symmetric INT4": np.arange(-7, 8) / 7}
+    for row, ((_, values), mark) in enumerate(zip(types.items(), ("o", "s", "^"), strict=True)):
+        lower.plot(values, np.full(len(values), -row), mark)
+    lower.set_yticks([0, -1, -2], types)
+    lower.set(xlabel="value of a code", ylabel="type", xlim=(-1.05, 1.05), ylim=(-2.5, 0.5))
+    zh = {"number divided by its block's constant": "数值除以所在块的常数", "density": "密度", "symmetric INT4": "对称 INT4"}
+    drawing.save(figure, folder, "codes", zh | {"value of a code": "码代表的值", "type": "类型", "NF4": "NF4", "FP4": "FP4"})
+
+
+def usage(folder: Path) -> None:
+    """How often each code of NF4 is used."""
+    figure, axes = drawing.canvas()
+    for place, block in ((-0.2, 64), (0.2, 1024)):
+        x = np.random.default_rng(0).standard_normal((2**20 // block, block))
+        found = nearest(x / np.abs(x).max(axis=1, keepdims=True), NF4)
+        share = 100 * np.bincount(found.ravel(), minlength=16) / x.size
+        hatch = "" if block == 64 else "///"
+        axes.bar(np.arange(16) + place, share, 0.4, label=f"block of {block}", hatch=hatch, edgecolor=drawing.INK, linewidth=0.4)
+    axes.axhline(100 / 16, linestyle="--", color=drawing.COLOURS[4], label="equal use")
+    axes.set(xlabel="code", ylabel="share of the numbers (%)", xticks=range(16))
+    axes.legend()
+    zh = {"block of 64": "块大小 64", "block of 1024": "块大小 1024", "equal use": "使用次数相等", "code": "码"}
+    drawing.save(figure, folder, "usage", zh | {"share of the numbers (%)": "占全部数值的比例（%）"})
+
+
+def error_by_block(folder: Path) -> None:
+    """Mean squared errors of four types by the size of the block."""
+    blocks = 2 ** np.arange(4, 13)
+    found = [errors(int(block)) for block in blocks]
+    names = {"FP4": "FP4", "sym": "symmetric INT4", "NF4": "NF4", "aff": "affine INT4"}
+    figure, axes = drawing.canvas()
+    for (key, name), style in zip(names.items(), ("^-.", "s--", "o-", "D:"), strict=True):
+        axes.plot(blocks, [each[key] for each in found], style, label=name)
+    axes.set(xlabel="numbers in a block", ylabel="mean squared error (variance 1)", xscale="log", ylim=(0, None))
+    axes.set_xticks(blocks, [str(block) for block in blocks])
+    axes.minorticks_off()
+    axes.legend()
+    zh = {"symmetric INT4": "对称 INT4", "affine INT4": "仿射 INT4", "numbers in a block": "每块的数值个数"}
+    drawing.save(figure, folder, "error-by-block", zh | {"mean squared error (variance 1)": "均方误差（方差为 1）", "FP4": "FP4"})
+
+
 if __name__ == "__main__":
-    run(codebook, blocks, double_quantisation, qlora_layer, affine_quantisation, packing, bits_per_parameter)
+    run(
+        codebook, blocks, double_quantisation, qlora_layer, affine_quantisation, packing, bits_per_parameter, quiz,
+        pictures=[codes, usage, error_by_block],
+    )  # fmt: skip
