@@ -201,19 +201,12 @@ def test_lines_of_chinese_are_joined_and_a_formula_keeps_its_punctuation() -> No
 
     formula = nodes.math("", "d")
     strong = nodes.strong("", "", nodes.Text("粗"))
-    pieces = [
-        nodes.Text("前面的文字，"),
-        nodes.Text("\n"),
-        nodes.Text("以及 "),
-        formula,
-        nodes.Text(" ）and\nmore"),
-        nodes.Text("\n"),
-        strong,
-    ]
+    start = [nodes.Text("第 4.2"), nodes.Text("\n"), nodes.Text("节，"), nodes.Text("\n"), nodes.Text("以及 ")]
+    pieces = [*start, formula, nodes.Text(" ）and\nmore"), nodes.Text("\n"), strong]
     paragraph = nodes.paragraph("", "", *pieces)
     _close(paragraph)
     _keep(formula)
-    assert paragraph.astext() == "前面的文字，以及 d）and\nmore\n粗"
+    assert paragraph.astext() == "第 4.2\n节，以及 d）and\nmore\n粗"
     together = next(paragraph.findall(nodes.inline))
     assert together.astext() == "d）" and together["classes"] == ["together"]
 

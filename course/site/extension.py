@@ -168,8 +168,9 @@ def _close(paragraph: nodes.TextElement) -> None:
         new = new[len(left) : len(new) - len(right)]
         new = re.sub(r"^ (?=[，。、；：？！）」』》])", "", new)
         new = re.sub(r"(?<=[，。、；：？！（「『《]) $", "", new)
-        if new != text:
-            text.parent.replace(text, nodes.Text(new))
+        if new != text:  # texts are equal where they say the same, so the parent cannot tell which one is meant
+            place = next(place for place, child in enumerate(text.parent) if child is text)
+            text.parent[place] = nodes.Text(new)
 
 
 def _keep(math: nodes.math) -> None:
