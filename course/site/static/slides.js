@@ -84,11 +84,14 @@ function fit(slide) {
     // What does not fit whole may begin here, if that fills a slide that is still half empty.
     const free = body.clientHeight - (body.lastElementChild.getBoundingClientRect().bottom - body.getBoundingClientRect().top);
     if (free > body.clientHeight / 3 && parts(rest[0]).length > 1) {
-      const block = rest[0];
+      const [block, whole] = [rest[0], rest[0].cloneNode(true)];
       body.append(block);
       const tail = split(body, block);
-      if (overflows(body) || !tail) block.remove();
-      if (tail) rest[0] = overflows(body) ? rest[0] : tail;
+      if (tail && !overflows(body)) rest[0] = tail;
+      else {
+        block.remove();
+        rest[0] = whole;
+      }
     }
     // A sentence that announces what follows goes with it: a formula is announced always.
     const announces = (block) => /[:：]\s*$/.test(block.textContent) || (block.matches("p") && rest[0].matches(".math, .math-wrapper"));
