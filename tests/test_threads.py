@@ -65,7 +65,8 @@ def strays(text: str, name: str, allowed: set[str]) -> set[str]:
 
 def body(page: Path) -> str:
     """The page without its references, its stamp and blocks of code."""
-    return re.sub(r"<!--.*?-->|```.*?```", " ", text_of(page).split("\n## References")[0].split('<a id="references">')[0], flags=re.DOTALL)
+    text = text_of(page).split("\n## References")[0].split('<a id="references">')[0]
+    return re.sub(r"<!--.*?-->|```.*?```", " ", text, flags=re.DOTALL)
 
 
 def check(page: Path, name: str) -> None:
