@@ -1,4 +1,4 @@
-"""Makes stubs, notebooks, the syllabus and the list of readings; checks them, and that translations follow their sources."""
+"""Makes stubs, notebooks, syllabus, readings, project tables; checks them, and that translations follow their sources."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from autograder import UserError, notebooks, reading, syllabus
+from autograder import UserError, notebooks, project, reading, syllabus
 from autograder.judge import answers, scoring
 from autograder.judge.runner import ROOT, Broken, Runner, loopback, reference_stub
 from autograder.manifest import Course, Week
@@ -122,6 +122,7 @@ def edited(text: str) -> bool:
 def generated(course: Course) -> dict[Path, str]:
     """Every generated file's contents, by path."""
     files = {ROOT / name: syllabus.render(course, lang) for lang, name in syllabus.FILES.items()}
+    files |= project.pages()
     readings = reading.load_readings()
     files |= {ROOT / name: reading.render(readings, lang) for lang, name in reading.PAGES.items()}
     for week in course.weeks:
@@ -185,7 +186,7 @@ def translated(paths: Sequence[Path]) -> list[str]:
     pages: dict[Path, None] = {}
     for path in paths:
         place = path.resolve()
-        page = place if place.name.endswith(_ZH) else place.with_name(f"{place.stem}{_ZH}")
+        page = place if place.name.endswith(_ZH) or place.suffix != ".md" else place.with_name(f"{place.stem}{_ZH}")
         found = [p for p in _pages() if (place in p.resolve().parents if place.is_dir() else p.resolve() == page)]
         if not found:
             raise BuildError(

@@ -27,6 +27,8 @@ instructors:  autograder grade submissions --week 4 --out results/week04
               autograder report results/week04   what the class misunderstood, as one page
               autograder release --out DIR       the students' repository, without any solution
               autograder export DIR --format canvas --out FILE.csv   the marks, for Canvas, Moodle or Excel
+TAs:          autograder calibrate 4       three submissions to mark before the class's
+              autograder comments 4        comments for the code review
 authors:      autograder build              make stubs, notebooks and syllabus from their sources
               autograder build --check      fail if anything is stale, leaked or scored wrongly
               autograder selftest           grade the grader: wrong answers must lose points, right ones none
@@ -78,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--file", type=Path, help="the file to check (default: exercises/weekNN/<stub>)")
     check.add_argument("--tier", choices=("basic", "advanced"), help="only the checks of this tier")
     check.add_argument("--seed", type=int, default=0, help="what the inputs are drawn from (default 0)")
+    check.add_argument("--github", action="store_true", help="in GitHub Actions: points as annotations, a table as summary")
     check.set_defaults(run=_check)
 
     hint = commands.add_parser(
@@ -208,6 +211,7 @@ def _parser() -> argparse.ArgumentParser:
     selftest.add_argument("--quiet", action="store_true", help="no progress bar")
     selftest.set_defaults(run=_selftest)
     _add_review_commands(commands, formatter)
+    _add_platform_commands(commands, formatter)
     _add_marks_commands(commands, formatter)
     _add_export_commands(commands, formatter)
     _add_ta_commands(commands, formatter)
@@ -289,6 +293,40 @@ def _add_review_commands(commands: argparse._SubParsersAction[argparse.ArgumentP
     similar.add_argument("--threshold", type=float, help="share from 0 to 1 (default: from the bank's independent answers)")
     similar.add_argument("--lang", choices=("en", "zh"), default="en", help="the page's language (default en)")
     similar.set_defaults(run=_similar)
+
+
+def _add_platform_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser], formatter: Any) -> None:
+    gradescope = commands.add_parser(
+        "gradescope",
+        help="write the zip of a Gradescope programming assignment",
+        description="Writes the zip to upload under Configure Autograder of a Gradescope programming assignment. It holds the\n"
+        "grader and the week's solution: for instructors alone. In Gradescope's container the same judge gives the same\n"
+        "points as `autograder grade`, in bubblewrap where the container allows it, else with reduced isolation: separate\n"
+        "processes under other accounts. Every result says which. Settings that it needs there, and what it cannot do:\n"
+        "docs/platforms.md.",
+        formatter_class=formatter,
+    )
+    gradescope.add_argument("--week", type=int, required=True, help="the week that students hand in")
+    gradescope.add_argument("--out", metavar="ZIP", type=Path, required=True, help="autograder.zip, say")
+    gradescope.add_argument("--lang", choices=("en", "zh"), default="en", help="of the texts around the checks (default en)")
+    levels = "bwrap: grade nothing where there is no bubblewrap"
+    gradescope.add_argument("--isolation", choices=("auto", "bwrap", "process"), default="auto", help=levels)
+    gradescope.set_defaults(run=_gradescope)
+
+    classroom = commands.add_parser(
+        "classroom",
+        help="write a week's template repository for GitHub, with a workflow that checks every push",
+        description="Writes the students' repository of one week, as `autograder release --week` does, and into it\n"
+        "  .github/workflows/classroom.yml   checks every push and shows the points, in the words of GitHub Classroom\n"
+        "  .github/classroom/tests.json      the same as tests for Classroom 50 (gh teacher assignment add --tests)\n"
+        "Push it to a repository that is marked as template. Students can change what runs in their own repository: that is\n"
+        "feedback. Marks come from `autograder grade` over the clones: docs/platforms.md.",
+        formatter_class=formatter,
+    )
+    classroom.add_argument("--week", type=int, required=True, help="the week that is the assignment")
+    classroom.add_argument("--out", metavar="DIR", type=Path, required=True, help="a new folder")
+    classroom.add_argument("--quiet", action="store_true", help="no progress bar")
+    classroom.set_defaults(run=_classroom)
 
 
 def _add_marks_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser], formatter: Any) -> None:
@@ -379,6 +417,21 @@ def _add_ta_commands(commands: argparse._SubParsersAction[argparse.ArgumentParse
     comments.add_argument("--lang", choices=("en", "zh"), default="en", help="their language (default en)")
     comments.set_defaults(run=_comments)
 
+    calibrate = commands.add_parser(
+        "calibrate",
+        help="three submissions to mark before you mark a class",
+        description="Prints three submissions of a week as Markdown, with the rubric left blank. All of them pass every check:\n"
+        "what differs is the code. Everybody marks them alone; then you compare, with each other and with the key:\n"
+        "  autograder calibrate 4 > marks.md\n"
+        "  autograder calibrate 4 --key\n"
+        "How to spend the half hour: docs/tas.md.",
+        formatter_class=formatter,
+    )
+    calibrate.add_argument("week", metavar="WEEK", type=int, help="the week; not all have examples")
+    calibrate.add_argument("--key", action="store_true", help="the scores, with reasons, in place of the code")
+    calibrate.add_argument("--lang", choices=("en", "zh"), default="en", help="the language (default en)")
+    calibrate.set_defaults(run=_calibrate)
+
 
 def _comments(arguments: argparse.Namespace) -> int:
     course = load()
@@ -390,6 +443,14 @@ def _comments(arguments: argparse.Namespace) -> int:
     if not found:
         raise UsageError(f'no comment contains "{clean(arguments.search)}"; try a shorter word, or another week')
     print("\n\n".join(f"{heading}\n{text}" for heading, text in found))
+    return 0
+
+
+def _calibrate(arguments: argparse.Namespace) -> int:
+    week = load().week(arguments.week)
+    from autograder import calibration
+
+    print(calibration.page(week, arguments.lang, key=arguments.key), end="")
     return 0
 
 
@@ -454,7 +515,7 @@ def _check(arguments: argparse.Namespace) -> int:
     week, tasks = _what(course, arguments.what)
     from autograder import home
     from autograder.judge import runner as judge
-    from autograder.report import print_check
+    from autograder.report import print_check, print_github
 
     path = arguments.file or judge.ROOT / "exercises" / week.folder / week.stub
     if not path.is_file():
@@ -465,7 +526,10 @@ def _check(arguments: argparse.Namespace) -> int:
     with home.hidden_packages(week):
         runner.run_in_pytest(lambda: runs.extend(runner.run(judge.loopback(path.resolve()))), silent=False)
 
-    return print_check(runs, path)
+    status = print_check(runs, path)
+    if arguments.github:
+        print_github(runs)
+    return status
 
 
 def _hint(arguments: argparse.Namespace) -> int:
@@ -521,11 +585,11 @@ def _grade(arguments: argparse.Namespace) -> int:
         print_class(summary, week, arguments.out)
     ungraded = any(r["status"] == "ungraded" for r in summary.results)
     if arguments.notebooks:
-        ungraded |= _grade_notebooks(arguments, week, course)
+        ungraded |= _grade_notebooks(arguments, week)
     return 1 if ungraded else 0
 
 
-def _grade_notebooks(arguments: argparse.Namespace, week: Week, course: Course) -> bool:
+def _grade_notebooks(arguments: argparse.Namespace, week: Week) -> bool:
     """Run and score the notebooks; whether any is ungraded."""
     from tqdm import tqdm
 
@@ -539,7 +603,7 @@ def _grade_notebooks(arguments: argparse.Namespace, week: Week, course: Course) 
 
         isolation = arguments.isolation or "bwrap"
         lines = labrun.grade(
-            arguments.submissions, week, arguments.out, course, jobs=arguments.jobs, isolation=isolation, progress=progress
+            arguments.submissions, week, arguments.out, jobs=arguments.jobs, isolation=isolation, progress=progress
         )
     if not arguments.quiet:
         print("\n".join(labrun.progress_lines(lines)))
@@ -592,6 +656,30 @@ def _nbgrader(arguments: argparse.Namespace) -> int:
     lines = nbcourse.write(arguments.folder, course, weeks, arguments.lang, arguments.db, arguments.isolation)
     print("\n".join(lines))
     print(f"next: cd {arguments.folder} && nbgrader generate_assignment {weeks[0].folder}")
+    return 0
+
+
+def _gradescope(arguments: argparse.Namespace) -> int:
+    (week,) = _weeks(load(), [arguments.week])
+    from autograder import gradescope
+
+    count = gradescope.write(arguments.out, week, arguments.lang, arguments.isolation)
+    print(f"{count} files in {arguments.out}, the solution of week {week.number} among them: keep it from students")
+    print("upload it under Configure Autograder, Zip file upload; docs/platforms.md has the settings")
+    return 0
+
+
+def _classroom(arguments: argparse.Namespace) -> int:
+    course = load()
+    (week,) = _weeks(course, [arguments.week])
+    from tqdm import tqdm
+
+    from autograder import classroom
+
+    with tqdm(total=1, unit=" week", desc="recording", disable=arguments.quiet, leave=False) as bar:
+        count = classroom.write(arguments.out, course, week, lambda done, total: bar.update(done - bar.n))
+    print(f"{count} files in {arguments.out}, without solutions, mutants or keys")
+    print("push it to a repository on GitHub and mark that as template; docs/platforms.md goes on from there")
     return 0
 
 

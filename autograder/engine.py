@@ -189,6 +189,9 @@ def _pool(week: Week, seed: int, isolation: str, jobs: int, summary: Summary, fe
     own = f"autograder.inside.{week.folder}"  # the week's own builders and probes, if it has any
     preload = [*week.preload, own] if find_spec(own) else week.preload
     with contextlib.closing(sandbox.Zygotes(isolation, jobs, preload, week.hidden_packages)) as zygotes:
+        if zygotes.shared_account:
+            line = f"student code ran under the grader's own account: {zygotes.shared_account}"
+            summary.lines += [line] if line not in summary.lines else []
         runner.run_in_pytest(lambda: runner.prepare(mutants=not few))  # while the zygotes warm up
         zygotes.wait()
         summary.cpu_seconds["zygote"] += zygotes.cpu_seconds

@@ -135,6 +135,7 @@ class _Column:
     title: str
     value: Callable[[Mark], Cell]
     most: int | None = None
+    excused: Callable[[Mark], bool] = lambda mark: False
 
 
 class _View:
@@ -208,7 +209,10 @@ class _View:
         def value(mark: Mark) -> Cell:
             return next((_score(w) for w in mark.weeks if w.number == number), None)
 
-        return _Column(f"week{number:02d}", self.word("week", number), value, 100)  # the manifest holds every week to it
+        def excused(mark: Mark) -> bool:
+            return any(w.number == number and w.standing == "excused" for w in mark.weeks)
+
+        return _Column(f"week{number:02d}", self.word("week", number), value, 100, excused)  # 100: the manifest sees to it
 
     def _of_part(self, place: int, key: str) -> _Column:
         def value(mark: Mark) -> Cell:
@@ -220,7 +224,7 @@ class _View:
 
 def _score(week: WeekMark) -> Cell:
     """A week's score; None, rather than 0, where a student was excused, has until later, or handed in what nobody graded yet."""
-    return points(week.score) if week.raw or (week.counts and not week.pending) else None
+    return None if week.standing in ("excused", "open", "ungraded") else points(week.score)
 
 
 # CSV and Excel
@@ -360,7 +364,9 @@ def _platform(root: Path, view: _View, kind: Format) -> tuple[bytes, Written]:
     rows: list[list[Cell]] = [[*roll.heads, *heads]]
     if kind == "canvas":
         rows.append(["    Points Possible", *[""] * (len(roll.heads) - 1), *(item.most for item in items)])
-    rows += [[*cells, *(item.value(mark) for item in items)] for mark, cells in roll.found]
+    for mark, cells in roll.found:
+        scores = ["EX" if kind == "canvas" and item.excused(mark) else item.value(mark) for item in items]
+        rows.append([*cells, *scores])
     # In Moodle an empty cell under a new item would be a grade; a dash is what it writes itself for none.
     data = _table(rows, none="" if kind == "canvas" else "-")
     return data, Written(len(students), len(left_out), (*notes, *([f"left out: {lacking}"] if left_out else [])))

@@ -75,15 +75,18 @@ def strays(root: Path) -> list[str]:
 
 
 def read(student: str, folder: Path, week: Week) -> Submission:
-    """Read one student's folder, or its week's subfolder where there is one."""
+    """Read one student's folder, or its week's subfolder where there is one: `weekNN`, or in a clone `exercises/weekNN`."""
     files: dict[str, bytes] = {}
     notices: list[str] = []
     limits = week.limits
     total = 0
     try:
-        with contextlib.suppress(FileNotFoundError):
-            if stat.S_ISDIR((folder / week.folder).lstat().st_mode):
-                folder = folder / week.folder
+        for parts in ([week.folder], ["exercises", week.folder]):
+            inner = [folder.joinpath(*parts[: count + 1]) for count in range(len(parts))]
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                if all(stat.S_ISDIR(path.lstat().st_mode) for path in inner):  # no link on the way
+                    folder = inner[-1]
+                    break
         directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except OSError as error:
         return Submission(student, problem=f"the folder cannot be read: {error.strerror}")

@@ -27,7 +27,7 @@ from autograder.feedback import page_name
 from autograder.inside import confine
 from autograder.judge import answers
 from autograder.judge.runner import ROOT, reference_stub
-from autograder.manifest import Course, Week
+from autograder.manifest import Week
 
 SCHEMA = 1
 CELL_SECONDS, NOTEBOOK_SECONDS = 300, 1200  # of wall time
@@ -45,7 +45,6 @@ def grade(
     submissions: Path,
     week: Week,
     out: Path,
-    course: Course,
     *,
     jobs: int | None = None,
     isolation: str = "bwrap",
@@ -96,18 +95,18 @@ def grade(
                         again.append(futures[future])
                         continue
                     found[first["student"]] = first
-                    _write(out, [found[name] for name, _ in folders if name in found])
+                    results.append(out / "notebooks.jsonl", first)
                     progress(len(found), len(folders))
                 for student, files, source, key in again:  # alone
                     second = _one(week, pages, isolation, student, files, source, key, last=True)
                     found[student] = second or {}
-                    _write(out, [found[name] for name, _ in folders if name in found])
+                    results.append(out / "notebooks.jsonl", found[student])
                     progress(len(found), len(folders))
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
         lines = [found[name] for name, _ in folders]
-        _write(out, lines)
+        results.replace(out / "notebooks.jsonl", "".join(map(results.line, lines)))
         for page in pages.glob("*.ipynb"):
             if page.name not in {_page(name) for name, _ in folders}:
                 page.unlink()
@@ -291,10 +290,6 @@ def _known(path: Path) -> dict[str, Line]:
                 if entry["schema"] == SCHEMA and isinstance(entry["key"], str) and entry["status"] in ("graded", "ungraded"):
                     found[str(entry["student"])] = entry
     return found
-
-
-def _write(out: Path, lines: list[Line]) -> None:
-    results.replace(out / "notebooks.jsonl", "".join(results._line(line) for line in lines))
 
 
 def _short(answer: Any) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Literal
 
 from autograder import UserError, gradebook, nbcourse, policy, tables
 from autograder.gradebook import Contents, Submission
@@ -46,7 +47,8 @@ class WeekMark:
 
     Attributes:
         raw: before lateness.
-        counts: whether the week is part of the mean; a dropped, excused or extended one is not.
+        standing: "counts"; "ungraded", handed in and 0 for now; or why the week is no part of the mean: "dropped", "excused", or
+            "open", where the student's own due date is yet to come.
         pending: what still waits for somebody, such as "code review".
     """
 
@@ -54,8 +56,13 @@ class WeekMark:
     raw: Fraction
     score: Fraction
     notes: tuple[str, ...] = ()
-    counts: bool = True
+    standing: Literal["counts", "ungraded", "dropped", "excused", "open"] = "counts"
     pending: tuple[str, ...] = ()
+
+    @property
+    def counts(self) -> bool:
+        """Whether the week is part of the mean."""
+        return self.standing in ("counts", "ungraded")
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,7 +322,7 @@ class _Class:
         own = self.extensions.get((student, week.folder), ...)
         if own is None:
             note = self._say("excused: does not count", "免交，不计入")
-            return WeekMark(week.number, Fraction(0), Fraction(0), (note,), counts=False)
+            return WeekMark(week.number, Fraction(0), Fraction(0), (note,), "excused")
         due = self._due(week.folder)
         later = [when for member in members if (when := self.extensions.get((member, week.folder)))]
         found = {member: self._submission(member, week, due, later) for member in members}
@@ -332,10 +339,10 @@ class _Class:
             )
         nothing = WeekMark(week.number, Fraction(0), Fraction(0))
         if waiting:
-            return replace(nothing, notes=not_graded, pending=not_graded)
+            return replace(nothing, notes=not_graded, standing="ungraded", pending=not_graded)
         if later and max(later) > self.now:
             extended = (self._say(f"not due until {_time(max(later))}", f"延期至 {_time(max(later))}"),)
-            return replace(nothing, notes=extended, counts=False, pending=extended)
+            return replace(nothing, notes=extended, standing="open", pending=extended)
         return replace(nothing, notes=(self._say("nothing handed in", "未提交"),))
 
     def _submission(
@@ -398,7 +405,7 @@ class _Class:
         low = sorted(counted, key=lambda mark: mark.score)[:number]
         note = self._say("dropped, the lowest", "最低分，不计入")
         return [
-            replace(mark, notes=(*mark.notes, note), counts=False) if any(mark is other for other in low) else mark
+            replace(mark, notes=(*mark.notes, note), standing="dropped") if any(mark is other for other in low) else mark
             for mark in weeks
         ]
 

@@ -230,6 +230,19 @@ def write_template(folder: Path, lang: Lang) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
+def pages() -> dict[Path, str]:
+    """The handbook's pages, with their tables as the project's file makes them.
+
+    Raises:
+        ManifestError: if course/project.toml or an example breaks a rule.
+        ProjectError: if a page is missing.
+    """
+    project = load()
+    if missing := [path.name for path in PAGES.values() if not path.is_file()]:
+        raise ProjectError(f"docs/{missing[0]} is missing: get it back with git")
+    return {path: page(path.read_text(encoding="utf-8"), project, lang) for lang, path in PAGES.items()}
+
+
 _WORDS = {
     "part": Text(en="Part", zh="部分"),
     "points": Text(en="Points", zh="分值"),

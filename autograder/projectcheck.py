@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import math
 import os
@@ -32,8 +33,10 @@ PASSED_OVER = {
 }  # fmt: skip
 _WORDING = Path(__file__).resolve().parents[1] / "course" / "project_findings.toml"
 _DEPTH = 12
+_CODE = 2  # MiB of Python
 _METRICS = 4 << 20  # bytes of results/metrics.json
 _MOST = 50  # findings of one kind in one file
+_FIGURES = 1000  # of a report; nobody has more
 _THIN = 20  # words of a section
 _PICKLES = {".bin", ".ckpt", ".dill", ".joblib", ".pickle", ".pkl", ".pt", ".pth"}
 _ARCHIVES = {".7z", ".bz2", ".gz", ".rar", ".tar", ".tgz", ".xz", ".zip", ".zst"}
@@ -128,18 +131,12 @@ def check(folder: Path, project: Project) -> Report:
         raise ProjectError(f"{clean(str(folder))} is not a folder: name the project's, best a fresh clone")
     checker = _Checker(folder, project)
     checker.run()
-    found = sorted(checker.found, key=lambda f: (f.level != "must", f.file, f.line))
-    kept: list[Finding] = []
-    counts: Counter[tuple[Level, str, str]] = Counter()
-    for finding in found:
-        kind = finding.level, finding.file, finding.code
-        counts[kind] += 1
-        if counts[kind] <= _MOST:
-            kept.append(finding)
-    for (level, file, code), count in counts.items():
+    for (file, code), count in checker.counts.items():
         if count > _MOST:
-            kept.append(Finding(level, "more", file, 0, {"count": str(count - _MOST), "code": code}))
-    return Report(tuple(kept), len(checker.sizes), tuple(sorted(checker.passed_over)))
+            level = next(finding.level for finding in checker.found if finding.code == code)
+            checker.found.append(Finding(level, "more", clean(file), 0, {"count": str(count - _MOST), "code": code}))
+    found = sorted(checker.found, key=lambda f: (f.level != "must", f.file, f.code == "more", f.line))
+    return Report(tuple(found), len(checker.sizes), tuple(sorted(checker.passed_over)))
 
 
 class _Checker:
@@ -148,12 +145,18 @@ class _Checker:
     def __init__(self, folder: Path, project: Project) -> None:
         self.folder, self.project = folder, project
         self.found: list[Finding] = []
+        self.counts: Counter[tuple[str, str]] = Counter()  # of each kind in each file, those that are not shown too
         self.passed_over: set[str] = set()
+        self.entries = 0  # files, folders and whatever else there is: each costs time
+        self.code = 0  # bytes of Python
         self.sizes: dict[str, int] = {}
         self.texts: dict[str, str] = {}
         self.unfinished: set[str] = set()  # files with something to fill in: what else they lack is not said yet
 
     def add(self, code: str, file: str, line: int = 0, **values: object) -> None:
+        self.counts[file, code] += 1
+        if self.counts[file, code] > _MOST:
+            return
         level: Any = wording()[code]["level"]
         self.found.append(Finding(level, code, clean(file), line, {k: clean(str(v)) for k, v in values.items()}))
 
@@ -165,8 +168,9 @@ class _Checker:
         self.walk(self.folder, "", 0)
         self.read()
         folder = self.project.folder
+        whole = not any(finding.code == "many" for finding in self.found)
         for name in folder.files:
-            if name not in self.sizes and not any(f.file == name for f in self.found):
+            if whole and name not in self.sizes and not any(finding.file == name for finding in self.found):
                 self.add("missing", name)
         if not any(name.startswith(f"{folder.python}/") and name.endswith(".py") for name in self.sizes):
             self.add("no_python", f"{folder.python}/")
@@ -196,6 +200,11 @@ class _Checker:
             return
         for entry in entries:
             name = prefix + entry.name
+            self.entries += 1
+            if self.entries > self.project.limits.files:
+                if not any(finding.code == "many" for finding in self.found):
+                    self.add("many", ".", most=self.project.limits.files)
+                return
             if entry.is_symlink() or getattr(entry, "is_junction", bool)():
                 self.add("link", name)
             elif entry.name in PASSED_OVER:
@@ -207,10 +216,6 @@ class _Checker:
                     self.walk(Path(entry.path), name + "/", depth + 1)
             elif not entry.is_file(follow_symlinks=False):
                 self.add("special", name)
-            elif len(self.sizes) == self.project.limits.files:
-                if not any(finding.code == "many" for finding in self.found):
-                    self.add("many", ".", most=self.project.limits.files)
-                return
             else:
                 try:
                     self.sizes[name] = entry.stat(follow_symlinks=False).st_size
@@ -275,6 +280,12 @@ class _Checker:
             if needed:
                 self.add("not_utf8", name, byte=error.start)
             return
+        if suffix in {".py", ".ipynb"}:
+            self.code += min(len(data), projectcode.MOST)
+            if self.code > _CODE << 20:
+                if not any(finding.code == "much_code" for finding in self.found):
+                    self.add("much_code", ".", most=_CODE)
+                return
         self.texts[name] = text
         for number, line in enumerate(text.split("\n"), 1):
             for match in _PLACEHOLDER.finditer(line):
@@ -460,7 +471,7 @@ class _Checker:
         elif words > most:
             self.add("long", name, words=words, most=most)
         figures = 0
-        for number, alt, target in projectpage.figures(page.lines):
+        for number, alt, target in itertools.islice(projectpage.figures(page.lines), _FIGURES):
             figures += 1
             if not alt.strip():
                 self.add("figure_alt", name, number, path=target)

@@ -22,6 +22,7 @@ _SECRETS = {
     "SSH, TLS": rb"-----BEGIN [A-Z ]{0,30}PRIVATE KEY",
 }
 MOST = 512 << 10  # bytes of a page, a program or a configuration; nobody writes more, and parsing it costs
+_LINE = 1000  # characters of a requirement
 _PINNED = re.compile(
     r"[A-Za-z0-9][\w.-]*(?:\[[\w\s,.-]*\])?\s*(?:===?\s*[\w.+!-]+|@\s*\S+(?:@[0-9a-f]{40}|#sha256=[0-9a-f]{64})\S*)\s*(?:[;#].*)?"
 )
@@ -34,8 +35,10 @@ def secrets(data: bytes) -> Iterator[Hint]:
     """What looks like a key or a token; its text is never repeated."""
     plain = data.replace(b"\0", b"")  # UTF-16 would hide one
     for kind, pattern in _SECRETS.items():
+        line, place = 1, 0
         for match in re.finditer(pattern, plain):
-            yield "secret", plain.count(b"\n", 0, match.start()) + 1, {"kind": kind}
+            line, place = line + plain.count(b"\n", place, match.start()), match.start()
+            yield "secret", line, {"kind": kind}
 
 
 def python(text: str) -> Iterator[Hint]:
@@ -84,7 +87,7 @@ def notebook(text: str) -> Iterator[tuple[int, Hint]]:
     """What is wrong with the code cells of a notebook, with the number of the cell.
 
     Raises:
-        ValueError: it is not a notebook.
+        ValueError: it is not a notebook, or has more code than is checked.
     """
     try:
         cells = [
@@ -93,9 +96,11 @@ def notebook(text: str) -> Iterator[tuple[int, Hint]]:
         codes = [(number, source if isinstance(source, str) else "".join(source)) for number, source in cells]
     except (KeyError, TypeError, RecursionError) as error:
         raise ValueError(str(error)) from None
+    if sum(len(code) for _, code in codes) > MOST:
+        raise ValueError("too much code")
     for number, code in codes:
         lines = ("" if line.lstrip().startswith(("%", "!")) else line for line in code.split("\n"))
-        for hint in python("\n".join(lines)[:MOST]):
+        for hint in python("\n".join(lines)):
             if hint[0] != "syntax":  # a cell may hold what only IPython reads
                 yield number, hint
 
@@ -106,10 +111,11 @@ def requirements(text: str) -> Iterator[Hint]:
     for line in re.sub(r"\\\n", " \0", text).split("\n"):  # a \0 stands for a line that is continued
         number += 1
         here, number = number, number + line.count("\0")
-        bare = re.sub(r"\s+--hash=\S+", "", line.replace("\0", " ")).split(" #")[0].strip()
+        words = line.replace("\0", " ").partition(" #")[0].split()
+        bare = " ".join(word for word in words if not word.startswith("--hash="))
         if bare and not bare.startswith(("#", "-")):
             names += 1
-            if not re.fullmatch(_PINNED, bare) or "*" in bare.partition(";")[0]:
+            if len(bare) > _LINE or not re.fullmatch(_PINNED, bare) or "*" in bare.partition(";")[0]:
                 yield "unpinned", here, {"what": bare}
     if not names:
         yield "no_requirement", 0, {}

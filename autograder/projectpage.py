@@ -11,6 +11,8 @@ from autograder.project import Section
 
 _HAN = "\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 _WORD = re.compile(rf"[{_HAN}]|[^\W_{_HAN}]+(?:['’.-][^\W_{_HAN}]+)*")
+_NUMBERING = re.compile(r"^(?:[\d.]+|[一二三四五六七八九十]+[、.])[\s.·、]*")
+_TARGET = re.compile(r"<([^>]{0,400})>|([^\s)]{0,400})")
 _COLUMNS = {
     "系统": "system", "指标": "metric", "均值": "mean", "区间": "interval",
     "系统一": "first", "系统二": "second", "差": "difference",
@@ -19,7 +21,7 @@ _COLUMNS = {
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A Markdown page without its code and comments, line by line, and its headings as (line, depth, title)."""
+    """A Markdown page without its code and comments, by line; its headings as (line, depth, title in small letters)."""
 
     lines: list[str]
     headings: list[tuple[int, int, str]]
@@ -28,17 +30,20 @@ class Page:
         """The line of a section's heading and the lines below it, of the deeper headings too; the first that fits."""
         wanted = (section.title.en.casefold(), section.title.zh.casefold())
         for place, (line, depth, title) in enumerate(self.headings):
-            bare = re.sub(r"^(?:[\d.]+|[一二三四五六七八九十]+[、.])[\s.·、]*", "", title).casefold()
-            if bare.startswith(wanted):
+            if title.startswith(wanted):
                 ends = [other for other, d, _ in self.headings[place + 1 :] if d <= depth]
                 return line, self.lines[line : ends[0] - 1 if ends else None]
         return None
 
 
 def parse(text: str) -> Page:
-    start = 0
-    while (start := text.find("<!--", start)) >= 0 and (end := text.find("-->", start + 4)) >= 0:
-        text = text[:start] + "\n" * text.count("\n", start, end) + text[end + 3 :]
+    """Read a page; its line breaks are newlines."""
+    pieces: list[str] = []
+    place = 0
+    while (start := text.find("<!--", place)) >= 0 and (end := text.find("-->", start + 4)) >= 0:
+        pieces += text[place:start], "\n" * text.count("\n", start, end)
+        place = end + 3
+    text = "".join(pieces) + text[place:]
     lines: list[str] = []
     headings: list[tuple[int, int, str]] = []
     fence = ""
@@ -54,11 +59,13 @@ def parse(text: str) -> Page:
         else:
             lines.append(line)
             if heading := re.match(r" {0,3}(#{1,6})[ \t]+(.*)", line):
-                headings.append((number, len(heading[1]), heading[2].strip().rstrip("#").strip(" *_")))
+                title = heading[2].strip().rstrip("#").strip(" *_").casefold()
+                headings.append((number, len(heading[1]), _NUMBERING.sub("", title)))
     return Page(lines, headings)
 
 
 def words(lines: list[str]) -> int:
+    """How many words lines have; a Chinese character is one."""
     return sum(len(_WORD.findall(line)) for line in lines)
 
 
@@ -101,9 +108,8 @@ def figures(lines: list[str]) -> Iterator[tuple[int, str, str]]:
     for number, line in enumerate(lines, 1):
         place = 0
         while (start := line.find("![", place)) >= 0 and (middle := line.find("](", start)) >= 0:
-            rest = line[middle + 2 :]
-            target = rest.partition(">")[0][1:] if rest.startswith("<") else re.split(r"[\s)]", rest, maxsplit=1)[0]
-            yield number, line[start + 2 : middle], target
+            target = _TARGET.match(line, middle + 2)
+            yield number, line[start + 2 : middle], (target[1] or target[2] or "") if target else ""
             place = middle + 2
         for tag in re.findall(r"<img\b[^<>]{0,2000}", line, re.IGNORECASE):
             found = {

@@ -7,10 +7,11 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from types import MappingProxyType
 
 from autograder import UserError, bank, build, notebooks
 from autograder.judge.recorded import FOLDER, PUBLIC_SEED
@@ -41,8 +42,15 @@ WHOLE = (
     "docs/reading.md", "docs/reading.zh.md", "docs/students.md", "environment.yml", "pyproject.toml", "scripts/setup.sh",
     "syllabus.md", "syllabus.zh.md", ".gitignore",
 )  # fmt: skip
+# What grading one week needs on another machine, the week's secrets among it: for those who grade.
+GRADING = (
+    "LICENSE", "autograder/*.*", "autograder/bank/*.py", "autograder/bank/{week}/mutants/**/*", "autograder/checks/*.py",
+    "autograder/checks/{week}/**/*", "autograder/inside/*.py", "autograder/judge/*.py", "constraints.txt", "course/__init__.py",
+    "course/course.toml", "course/labs/**/*", "pyproject.toml", "solutions/{week}/{stub}",
+)  # fmt: skip
 _JUNK = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
 _KEYS = ("answers.toml", "review.md")
+_TEXTS = ("comments.toml", "calibration.toml")
 _LONG = 50  # characters; a shorter line of a key may stand anywhere
 
 
@@ -50,7 +58,14 @@ class ReleaseError(UserError):
     """The release was not written; the text says why."""
 
 
-def write(out: Path, course: Course, weeks: Sequence[Week], progress: Callable[[int, int], None], jobs: int) -> int:
+def write(
+    out: Path,
+    course: Course,
+    weeks: Sequence[Week],
+    progress: Callable[[int, int], None],
+    jobs: int,
+    more: Mapping[str, str] = MappingProxyType({}),
+) -> int:
     """Write the repository for these weeks to a new folder; returns how many files it has.
 
     It appears whole or not at all.
@@ -58,6 +73,7 @@ def write(out: Path, course: Course, weeks: Sequence[Week], progress: Callable[[
     Args:
         progress: called with the number of weeks recorded and of all.
         jobs: processes that record.
+        more: texts of further files, by path.
 
     Raises:
         ReleaseError: if the folder is there, or what would be released holds what it must not.
@@ -71,6 +87,9 @@ def write(out: Path, course: Course, weeks: Sequence[Week], progress: Callable[[
             _copy(ROOT / name, draft / name)
         for name in ("README.md", "README.zh.md"):
             _copy(ROOT / "docs" / "release" / name, draft / name)
+        for name, text in more.items():
+            (draft / name).parent.mkdir(parents=True, exist_ok=True)
+            (draft / name).write_text(text, encoding="utf-8")
         recorded = draft / FOLDER.relative_to(ROOT)
         recorded.mkdir()
         with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
@@ -89,15 +108,18 @@ def write(out: Path, course: Course, weeks: Sequence[Week], progress: Callable[[
 def problems(release: Path, course: Course) -> Iterator[str]:
     """What a release holds and must not, a line each: pieces of solutions, of the bank, lines of keys."""
     for path in sorted(release.rglob("*")):
-        if {"solutions", "bank", "tests"} & set(path.relative_to(release).parts):
+        parts = path.relative_to(release).parts
+        own = {"tests"} if parts[:2] == ("course", "project_template") else set()  # a project has tests of its own
+        if ({"solutions", "bank", "tests"} - own) & set(parts):
             yield f"{path.relative_to(release)} is for those who grade"
             return
     files = [path for path in sorted(release.rglob("*")) if path.suffix in (".py", ".md", ".ipynb") and path.is_file()]
     yield from build.leaks(course, files, _of_bank(course))
+    keys = [path for name in _KEYS for path in (ROOT / "solutions").glob(f"*/{name}")]
+    keys += [path for name in _TEXTS for path in bank.BANK.rglob(name)]
     secret = {
         _line(line): f"{path.parent.name}/{path.name}"
-        for name in _KEYS
-        for path in (ROOT / "solutions").glob(f"*/{name}")
+        for path in keys
         for line in path.read_text(encoding="utf-8").splitlines()
         if len(line.strip()) >= _LONG
     }
@@ -105,6 +127,13 @@ def problems(release: Path, course: Course) -> Iterator[str]:
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
             if len(line.strip()) >= _LONG and (origin := secret.get(_line(line))):
                 yield f"{path.relative_to(release)}:{number} is a line of a key ({origin})"
+
+
+def grader_files(week: Week) -> list[str]:
+    """The files that grading this week needs on another machine, by name: of solutions and mutants, those of this week alone."""
+    found = {path for name in GRADING for path in ROOT.glob(name.format(week=week.folder, stub=week.stub)) if path.is_file()}
+    names = [path.relative_to(ROOT) for path in found]
+    return sorted(name.as_posix() for name in names if "__pycache__" not in name.parts and not name.name.startswith("."))
 
 
 def _names(weeks: Sequence[Week]) -> Iterator[str]:
@@ -137,7 +166,7 @@ def _record(week: Week) -> bytes:
 
 @functools.cache
 def _of_bank(course: Course) -> dict[str, str]:
-    """Functions of mutants, held-out spellings and alternatives that are not the stub's own, by shape."""
+    """Functions of mutants, held-out spellings, alternatives and calibration examples that are not the stub's own, by shape."""
     fragments: dict[str, str] = {}
     for week in course.weeks:
         if not week.tasks:
@@ -147,6 +176,7 @@ def _of_bank(course: Course) -> dict[str, str]:
         sources = {f"mutants/{m.name}": m.source for m in bank.mutants(week, reference)}
         sources |= {f"heldout/{h.name}": h.source for h in bank.heldout(week, reference)}
         sources |= {f"alternatives/{path.parent.name}": path.read_text(encoding="utf-8") for path in bank.alternatives(week)}
+        sources |= {f"calibration/{path.stem}": path.read_text(encoding="utf-8") for path in bank.calibration(week)}
         for name, source in sources.items():
             fragments |= {shape: f"bank/{week.folder}/{name}" for shape in build.functions(source) if shape not in known}
     return fragments

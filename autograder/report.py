@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import statistics
 import unicodedata
 from pathlib import Path
@@ -58,6 +60,30 @@ def print_check(runs: list[TaskRun], path: Path) -> int:
     # Stretch tasks decide only where nothing else was asked for.
     decisive = [run for run in runs if not run.task.stretch] or runs
     return 0 if all(run.outcomes and scoring.share(run.outcomes) == 1 for run in decisive) else 1
+
+
+def print_github(runs: list[TaskRun]) -> None:
+    """For GitHub Actions: the points as annotations, in the words that GitHub Classroom had for them, and a table as summary."""
+    core = [run for run in runs if not run.task.stretch]
+    points, total = round(sum(map(_points, core)), 2), sum(run.task.points for run in core)
+    print(f"::notice title=Autograding complete::Points {points:g}/{total}")
+    print(f"::notice title=Autograding report::{json.dumps({'totalPoints': points, 'maxPoints': total})}")
+    summary = os.environ.get("GITHUB_STEP_SUMMARY")
+    if not summary:
+        return
+    lines = [f"Points {points:g} of {total}: feedback, no mark.", "", "| task | | points | |", "|---|---|---|---|"]
+    for run in runs:
+        worth = "stretch, no points" if run.task.stretch else f"{_points(run):.4g} of {run.task.points}"
+        status = scoring.status(run.outcomes) if run.outcomes else ""
+        lines.append(f"| {run.task.id} | {run.task.title.en} | {worth} | {status} |")
+    told = dict.fromkeys(f"- {run.task.id}: {o.misconception}" for run in runs for o in run.outcomes if o.misconception)
+    lines += ["", "Likely misunderstandings:", "", *told] if told else []
+    with open(summary, "a", encoding="utf-8") as file:
+        file.write("\n".join(lines) + "\n\n")
+
+
+def _points(run: TaskRun) -> float:
+    return run.task.points * scoring.share(run.outcomes) if run.outcomes else 0.0
 
 
 def print_class(summary: Summary, week: Week, out: Path) -> None:

@@ -53,21 +53,26 @@ class Store:
 
     def add(self, result: Result) -> None:
         """Append one result and see it to the disk."""
-        with open(self.path, "a+b") as file:
-            # A line that a killed run left half written is ended, so that it cannot swallow this one.
-            if file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n":
-                file.write(b"\n")
-            file.write(_line(result).encode())
-            file.flush()
-            os.fsync(file.fileno())
+        append(self.path, result)
         self.results[result["student"]] = result
 
     def finish(self, students: list[str]) -> list[Result]:
         """Rewrite results.jsonl with one line for each of these students, in this order, and grades.csv."""
         results = [self.results[s] for s in students if s in self.results]
-        replace(self.path, "".join(map(_line, results)))
+        replace(self.path, "".join(map(line, results)))
         replace(self.folder / "grades.csv", grades_csv(results))
         return results
+
+
+def append(path: Path, result: Result) -> None:
+    """Append one line and see it to the disk."""
+    with open(path, "a+b") as file:
+        # A line that a killed run left half written is ended, so that it cannot swallow this one.
+        if file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n":
+            file.write(b"\n")
+        file.write(line(result).encode())
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def read_run(folder: Path) -> dict[str, Any] | None:
@@ -159,10 +164,11 @@ def spreadsheet_safe(text: str) -> str:
     return "'" + text if stripped[:1] in tuple("=+-@\uff1d\uff0b\uff0d\uff20|%") and stripped else text
 
 
-def _line(result: Result) -> str:
-    line = json.dumps(result, ensure_ascii=False) + "\n"
+def line(result: Result) -> str:
+    """A result as it stands in a file."""
+    text = json.dumps(result, ensure_ascii=False) + "\n"
     # A folder's name that is not UTF-8 arrives with surrogates, which only an escape can carry.
-    return line if line.isascii() or _encodable(line) else json.dumps(result) + "\n"
+    return text if text.isascii() or _encodable(text) else json.dumps(result) + "\n"
 
 
 def _encodable(text: str) -> bool:

@@ -1,7 +1,8 @@
 """Starting the sandbox, and the judge's end of a link to a sandboxed worker. Trusted code; Linux only.
 
 Two levels: `bwrap` (bubblewrap around the zygote, own namespaces around every child) and `process` (separate
-processes, limits and the system call filter, but the machine's own file system: for places without namespaces).
+processes, under accounts of their own where the grader is root, limits, the system call filter and Landlock, but the
+machine's own file system: for places without namespaces).
 """
 
 from __future__ import annotations
@@ -59,22 +60,40 @@ def bwrap_problem() -> str | None:
     return None if result.returncode == 0 else _BWRAP_HELP["refused"]
 
 
+def account_problem() -> str | None:
+    """Why level `process` cannot give student code an account of its own, in one line, or None."""
+    if os.geteuid() != 0:
+        return "only root can switch to another account"
+    account = confine.ACCOUNTS[0]
+    command = [sys.executable, "-B", "-c", "import numpy"]
+    try:
+        probe = subprocess.run(
+            command, user=account, group=account, extra_groups=[], cwd="/", env={}, capture_output=True, check=False
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        return f"other accounts cannot start {sys.executable} ({error.__class__.__name__})"
+    return f"other accounts cannot use the packages of {sys.executable}" if probe.returncode else None
+
+
 class Zygotes:
     """A sandbox with one zygote for each of `count` judges; a context manager.
 
     Attributes:
         sockets: the judges' ends of the control sockets, one each.
+        shared_account: why student code runs under the grader's own account, or None where it does not.
     """
 
     def __init__(self, level: str, count: int, preload: Sequence[str], hidden_packages: Sequence[str]) -> None:
         if level == "bwrap" and (problem := bwrap_problem()):
             raise SandboxError(problem)
         self.sockets, theirs = zip(*(socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(count)), strict=True)
-        self._tmp = tempfile.mkdtemp(prefix="autograder-") if level == "process" else ""
+        self._tmp = _process_folder() if level == "process" else ""
+        self.shared_account = account_problem() if level == "process" else None
         config = {
             "level": level,
             "folder": _SUBMISSION,
             "tmp": self._tmp,
+            "account": level == "process" and self.shared_account is None,
             "hidden": list(hidden_packages),
             "keep": _below_tmp(),
             "preload": ["numpy", *preload],
@@ -85,7 +104,7 @@ class Zygotes:
             "PATH": "/usr/bin:/bin",
             "HOME": "/tmp",
             "LANG": "C.UTF-8",
-            "PYTHONPATH": "/grader" if level == "bwrap" else str(PACKAGE.parent),
+            "PYTHONPATH": "/grader" if level == "bwrap" else f"{self._tmp}/grader",
             "PYTHONHASHSEED": "0",
             "HF_HUB_OFFLINE": "1",
             **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"),
@@ -140,6 +159,19 @@ class Zygotes:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _process_folder() -> str:
+    """A folder for level `process`, with what a worker needs of the grader: all the rest may be closed to its account."""
+    place = Path(tempfile.mkdtemp(prefix="autograder-"))
+    package = place / "grader" / "autograder"
+    shutil.copytree(PACKAGE / "inside", package / "inside", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(PACKAGE / "__init__.py", package)
+    place.chmod(0o711)
+    for path in (place / "grader").rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    (place / "grader").chmod(0o755)
+    return str(place)
 
 
 def _bwrap_command(environment: dict[str, str], hidden_packages: Sequence[str]) -> list[str]:

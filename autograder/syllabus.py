@@ -49,7 +49,7 @@ _WORDS = {
     "topics": Text(en="Lecture topics", zh="讲授要点"),
     "points_line": Text(
         en="Points: code {code}, notebook {notebook}, code review {review}.",
-        zh="分值：代码 {code} 分，Notebook {notebook} 分，代码评审 {review} 分。",
+        zh="分值：代码 {code} 分，笔记本 {notebook} 分，代码评审 {review} 分。",
     ),
     "exercise": Text(en="Exercise", zh="练习文件"),
     "task": Text(en="Task", zh="任务"),
@@ -89,13 +89,13 @@ def _blocks(course: Course, lang: Lang) -> Iterator[str]:
     yield f"## {word['marks']}"
     weights = ("weekly_code", "reading_discussion", "final_project")
     rows = [(word[name], f"{getattr(course.grade, name)}%") for name in weights]
-    yield _table((word["component"], word["weight"]), rows, right=(1,))
+    yield table((word["component"], word["weight"]), rows, right=(1,))
     yield f"### {word['review']}"
     yield word["review_of_course"]
     yield rubric(course.review, lang)
     yield f"## {word['schedule']}"
     rows_of_weeks = [(str(w.number), w.title.of(lang), w.practice.of(lang)) for w in course.weeks]
-    yield _table((word["week"], word["module"], word["practice"]), rows_of_weeks, right=(0,))
+    yield table((word["week"], word["module"], word["practice"]), rows_of_weeks, right=(0,))
     for week in course.weeks:
         yield from _week(week, course, lang, word)
 
@@ -103,7 +103,7 @@ def _blocks(course: Course, lang: Lang) -> Iterator[str]:
 def rubric(rows: Sequence[Criterion], lang: Lang) -> str:
     """The rubric of the code review as a Markdown table."""
     head = tuple(_WORDS[key].of(lang) for key in ("criterion", "points", "earns"))
-    return _table(head, [(one.title.of(lang), str(one.points), one.text.of(lang)) for one in rows], right=(1,))
+    return table(head, [(one.title.of(lang), str(one.points), one.text.of(lang)) for one in rows], right=(1,))
 
 
 def _week(week: Week, course: Course, lang: Lang, word: dict[str, str]) -> Iterator[str]:
@@ -124,7 +124,7 @@ def _week(week: Week, course: Course, lang: Lang, word: dict[str, str]) -> Itera
             title = task.title.of(lang)
             name = word["stretch"].format(title=title) if task.stretch else title
             rows.append((f"{task.id} {name}", str(task.points), str(task.minutes)))
-        yield _table((word["task"], word["points"], word["minutes"]), rows, right=(1, 2))
+        yield table((word["task"], word["points"], word["minutes"]), rows, right=(1, 2))
     if week.questions:
         yield f"### {word['notebook']}"
         place = "notebooks" if lang == "en" else "notebooks/zh"
@@ -133,7 +133,7 @@ def _week(week: Week, course: Course, lang: Lang, word: dict[str, str]) -> Itera
             (f"{q.id} {word['written'].format(title=q.title.of(lang)) if q.written else q.title.of(lang)}", str(q.points))
             for q in week.questions
         ]
-        yield _table((word["question"], word["points"]), asked, right=(1,))
+        yield table((word["question"], word["points"]), asked, right=(1,))
     if week.review != course.review:
         yield f"### {word['review']}"
         yield word["review_of_week"]
@@ -144,7 +144,7 @@ def _list(items: tuple[str, ...]) -> str:
     return "\n".join(f"- {item}" for item in items)
 
 
-def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]], right: tuple[int, ...]) -> str:
+def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]], right: tuple[int, ...]) -> str:
     """A table whose columns in ``right`` are aligned to the right."""
     rule = tuple("--:" if column in right else "---" for column in range(len(head)))
     return "\n".join(f"| {' | '.join(map(_cell, row))} |" for row in (head, rule, *rows))

@@ -5,8 +5,8 @@ cd "$(dirname "$0")/.."
 export OMP_NUM_THREADS=1
 mkdir -p build
 weeks="tests/week* tests/labs tests/test_notebooks.py"
-# tests/browser needs a Chromium: make nightly
-ignored=$(for path in $weeks tests/browser; do printf ' --ignore=%s' "$path"; done)
+# tests/browser needs a Chromium, tests/postgres a PostgreSQL: make nightly
+ignored=$(for path in $weeks tests/browser tests/postgres; do printf ' --ignore=%s' "$path"; done)
 # shellcheck disable=SC2086
 .venv/bin/python -m pytest -p no:cacheprovider $weeks > build/test-weeks.log 2>&1 &
 other=$!

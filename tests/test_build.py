@@ -24,7 +24,7 @@ REFERENCE = Path("solutions/week04/lora_linear.py")
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
     """A copy of what `build` reads and writes."""
-    for name in ("autograder", "course", "exercises", "notebooks", "solutions"):
+    for name in ("autograder", "course", "docs", "exercises", "notebooks", "solutions"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("syllabus.md", "syllabus.zh.md"):
         shutil.copy(ROOT / name, tmp_path)
@@ -47,11 +47,17 @@ def test_drift_is_found_and_mended(copy: Path) -> None:
     source = (copy / REFERENCE).read_text()
     (copy / REFERENCE).write_text(source.replace("Week 4: a LoRA layer", "Week 4: one LoRA layer"))
     (copy / "syllabus.md").write_text("old")
+    (copy / "course/readings.md").write_text("old")
+    lecture = copy / "course/week04/lecture.md"
+    lecture.write_text(lecture.read_text(encoding="utf-8") + "\nMore.\n", encoding="utf-8")
     result = run(copy, "--check")
     assert result.returncode == 1
+    assert "course/readings.md is not what its source makes" in result.stdout
+    assert "course/week04/lecture.zh.md was translated from another text of lecture.md" in result.stdout
     assert f"{STUB} is not what its source makes" in result.stdout
     assert "syllabus.md is not what its source makes" in result.stdout
     assert f"wrote {STUB}" in run(copy).stdout
+    run(copy, "--translated", "course/week04")
     assert run(copy, "--check").returncode == 0
 
 
@@ -107,6 +113,74 @@ def test_a_stub_that_earns_points_and_a_reference_that_does_not_are_found(copy: 
     assert result.returncode == 1
     assert "solutions/week04/lora_linear.py: task 4.1 scores 87%, not 100% (start: " in result.stdout
     assert "exercises/week04/lora_linear.py: task 4.2 scores 100%, not 0%" in result.stdout
+
+
+@pytest.fixture
+def pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a week with a lecture in two languages, in a repository of its own."""
+    folder = tmp_path / "course" / "week04"
+    folder.mkdir(parents=True)
+    (folder / "lecture.md").write_text("# Week 4\n\nText.\n", encoding="utf-8")
+    (folder / "lecture.zh.md").write_text("# 第 4 周\n\n正文。\n", encoding="utf-8")
+    monkeypatch.setattr(build, "ROOT", tmp_path)
+    return folder
+
+
+def stale() -> list[str]:
+    return [line.split(":")[0] for line in build._translations()]
+
+
+def test_a_stale_translation_is_found_and_recorded_anew(pages: Path) -> None:
+    page, source = pages / "lecture.zh.md", pages / "lecture.md"
+    assert stale() == ["course/week04/lecture.zh.md does not record which text it translates of lecture.md"]
+    for path in (page, source, pages, pages.parent):
+        source.write_text(source.read_text(encoding="utf-8") + "More.\n", encoding="utf-8")
+        assert len(build.translated([path])) == 1 and not stale()
+        assert build.translated([path, page]) == []
+    lines = page.read_text(encoding="utf-8").splitlines()
+    assert re.fullmatch(r"<!-- source: [0-9a-f]{16} -->", lines[0]) and lines[1:] == ["# 第 4 周", "", "正文。"]
+    source.write_text("# Week 4\n\nOther text.\n", encoding="utf-8")
+    assert stale() == ["course/week04/lecture.zh.md was translated from another text of lecture.md"]
+    assert "`autograder build --translated course/week04/lecture.zh.md`" in next(build._translations())
+
+
+def test_line_ends_make_no_translation_stale(pages: Path) -> None:
+    build.translated([pages])
+    for name in ("lecture.md", "lecture.zh.md"):
+        text = (pages / name).read_text(encoding="utf-8")
+        (pages / name).write_text(text, encoding="utf-8", newline="\r\n")
+    assert not stale()
+
+
+def test_a_page_without_its_counterpart_is_found(pages: Path) -> None:
+    build.translated([pages])
+    (pages / "reading.md").write_text("# Reading\n", encoding="utf-8")
+    (pages / "notes.zh.md").write_text("# 笔记\n", encoding="utf-8")
+    assert stale() == [
+        "course/week04/reading.md has no translation",
+        "course/week04/notes.zh.md has no source notes.md",
+    ]
+    before = (pages / "lecture.zh.md").read_text(encoding="utf-8")
+    (pages / "lecture.md").write_text("# New\n", encoding="utf-8")
+    with pytest.raises(build.BuildError, match=r"notes\.zh\.md has no source"):
+        build.translated([pages])
+    assert (pages / "lecture.zh.md").read_text(encoding="utf-8") == before
+
+
+@pytest.mark.parametrize("name", ["none.md", "lecture.txt", "../week05", "../../syllabus.md", "第四周"])
+def test_what_is_no_translated_page_is_refused_in_one_line(pages: Path, name: str) -> None:
+    with pytest.raises(build.BuildError, match="names no translated page") as caught:
+        build.translated([pages / "lecture.md", pages / name])
+    assert "\n" not in str(caught.value) and not (pages / "lecture.zh.md").read_text(encoding="utf-8").startswith("<!--")
+
+
+def test_the_command_records_a_translation(copy: Path) -> None:
+    lecture = copy / "course/week04/lecture.md"
+    lecture.write_text(lecture.read_text(encoding="utf-8") + "\nMore.\n", encoding="utf-8")
+    assert run(copy, "--translated", "course/week04").stdout.startswith("course/week04/lecture.zh.md is recorded")
+    assert run(copy, "--translated", "course/week04/lecture.md").stdout == "nothing to do: that is recorded already\n"
+    wrong = run(copy, "--translated", "course/week99")
+    assert wrong.returncode == 2 and len(wrong.stderr.strip().splitlines()) == 1
 
 
 @pytest.mark.parametrize("week", [w for w in load_manifest().weeks if w.tasks], ids=lambda w: w.folder)

@@ -138,9 +138,15 @@ def test_a_week_alone(export: Exporter) -> None:
 
 
 def test_a_week_that_is_excused_or_waits_is_no_zero_and_a_dropped_one_keeps_its_score(export: Exporter) -> None:
-    excused, dropped, missed = a_week(1, 0, counts=False), a_week(2, 35, counts=False), a_week(3, 0)
-    row = dict(zip(*export("csv", a_mark(ada(), [excused, dropped, missed, a_week(4, 0, pending=("code",))])), strict=True))
-    assert [row[f"week0{number}"] for number in (1, 2, 3, 4)] == ["", "35.00", "0.00", ""]
+    excused, dropped, missed = a_week(1, 0, standing="excused"), a_week(2, 0, standing="dropped"), a_week(3, 0)
+    ungraded = a_week(4, 0, standing="ungraded", pending=("handed in",))
+    row = dict(zip(*export("csv", a_mark(ada(), [excused, dropped, missed, ungraded])), strict=True))
+    assert [row[f"week0{number}"] for number in (1, 2, 3, 4)] == ["", "0.00", "0.00", ""]
+
+
+def test_canvas_is_told_who_is_excused(export: Exporter) -> None:
+    marks = [a_mark(ada(), [a_week(4, 0, standing="excused")]), a_mark(bob(), [a_week(4, 80)])]
+    assert [row[-1] for row in export("canvas", *marks, week=4)[2:]] == ["EX", "80.00"]
 
 
 def test_headings_in_chinese(export: Exporter) -> None:

@@ -364,6 +364,27 @@ def test_intake_never_leaves_the_folder(tmp_path: Path, week: Week) -> None:
         assert all("\n" not in n for n in intake.read("s", folder, week).notices)
 
 
+def test_a_clone_of_the_students_repository_is_read_where_its_stubs_are(tmp_path: Path, week: Week) -> None:
+    clone = tmp_path / "clone"
+    (clone / "exercises" / week.folder).mkdir(parents=True)
+    (clone / "exercises" / week.folder / week.stub).write_text("x = 1")
+    (clone / "README.md").write_text("the course")
+    assert set(intake.read("s", clone, week).files) == {week.stub}
+    (clone / week.folder).mkdir()
+    (clone / week.folder / week.stub).write_text("y = 2")
+    assert intake.read("s", clone, week).files == {week.stub: b"y = 2"}
+    # A link on the way is nobody's exercises.
+    for name in ("exercises", f"exercises/{week.folder}"):
+        trap = tmp_path / name.replace("/", "-")
+        (trap / name).parent.mkdir(parents=True)
+        (trap / name).symlink_to(clone / name)
+        found = intake.read("s", trap, week)
+        assert not found.files and "is missing" in str(found.problem)
+    (tmp_path / "file").mkdir()
+    (tmp_path / "file" / "exercises").write_text("")
+    assert "is missing" in str(intake.read("s", tmp_path / "file", week).problem)
+
+
 def test_a_folder_name_that_is_not_utf8(tmp_path: Path, course: Course, week: Week, level: str) -> None:
     name = os.fsdecode(b"caf\xe9")
     hand_in(tmp_path / "in", name, REFERENCE)

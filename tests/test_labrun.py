@@ -62,7 +62,7 @@ def graded(tmp_path_factory: pytest.TempPathFactory, week: Week, course: Course)
     linked = hand_in(root, "linked", "") / "week04.ipynb"
     linked.unlink()
     os.symlink(root / "right/week04/week04.ipynb", linked)
-    return root, out, labrun.grade(root, week, out, course, jobs=2)
+    return root, out, labrun.grade(root, week, out, jobs=2)
 
 
 def test_answers_earn_their_points(graded: tuple[Path, Path, list[dict[str, Any]]], week: Week) -> None:
@@ -85,7 +85,7 @@ def test_the_same_call_runs_what_changed_alone(
     root, out, before = graded
     (root / "own-file/week04/lora_linear.py").write_text("SIX = 6\n")
     counts: list[tuple[int, int]] = []
-    lines = labrun.grade(root, week, out, course, canary=False, progress=lambda done, total: counts.append((done, total)))
+    lines = labrun.grade(root, week, out, canary=False, progress=lambda done, total: counts.append((done, total)))
     assert counts == [(7, 8), (8, 8)]
     changed = [new["student"] for old, new in zip(before, lines, strict=True) if old != new]
     assert changed == ["own-file"]
@@ -148,7 +148,7 @@ def test_a_failure_of_ours_is_ungraded_and_ends_no_class(
         raise RecursionError("deep")
 
     monkeypatch.setattr(labrun, "run", run)
-    lines = labrun.grade(tmp_path / "class", week, tmp_path / "out", course, canary=False)
+    lines = labrun.grade(tmp_path / "class", week, tmp_path / "out", canary=False)
     assert [(line["status"], line["score"]) for line in lines] == [("ungraded", None)] * 2
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import yaml
 
-from autograder import UserError, bank, release
+from autograder import UserError, bank, classroom, release
 from autograder.judge import recorded
 from autograder.judge import runner as judge
 from autograder.manifest import Course, load
@@ -45,6 +49,12 @@ def test_it_has_what_a_student_needs_and_no_more(made: Path) -> None:
         "README.zh.md",
         "exercises/week02/rank1_lora.py",
         "course/week02/lecture.zh.md",
+        "course/week02/reading.md",
+        "course/week02/reading.zh.md",
+        "course/readings.md",
+        "course/readings.zh.md",
+        "docs/reading.md",
+        "docs/reading.zh.md",
         "course/labs/core.py",
     ):
         assert (made / name).is_file(), name
@@ -140,11 +150,19 @@ def test_planted_pieces_are_found(copy: Path, course: Course) -> None:
     mutant = bank.mutants(week, reference)[0]
     (copy / "course" / "week02" / "more.py").write_text(mutant.source)
     (copy / "course" / "labs" / "other.py").write_text(bank.alternatives(week)[0].read_text(encoding="utf-8"))
+    (copy / "course" / "labs" / "marked.py").write_text(bank.calibration(week)[-1].read_text(encoding="utf-8"))
+    lines = [
+        max((bank.BANK / name).read_text(encoding="utf-8").splitlines(), key=len)
+        for name in ("comments.toml", "week02/comments.toml", "week02/calibration/calibration.toml")
+    ]
+    (copy / "docs" / "staff.md").write_text("\n".join(lines))
     key = max((ROOT / "solutions/week02/review.md").read_text(encoding="utf-8").splitlines(), key=len)
     (copy / "docs" / "notes.md").write_text(f"# Notes\n\n  {key}\n")
     found = "\n".join(release.problems(copy, course))
     assert "more.py:" in found and "holds a piece of the solution" in found
     assert "other.py:" in found and "(bank/week02/alternatives/" in found
+    assert "marked.py:" in found and "(bank/week02/calibration/" in found
+    assert all(f"docs/staff.md:{number} is a line of a key" in found for number in (1, 2, 3))
     assert "docs/notes.md:3 is a line of a key (week02/review.md)" in found
     (copy / "autograder" / "bank").mkdir()
     assert list(release.problems(copy, course)) == ["autograder/bank is for those who grade"]
@@ -155,6 +173,73 @@ def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path, course: Cou
     with pytest.raises(UserError, match="is not empty: name a new folder"):
         release.write(tmp_path, course, [course.week(WEEK)], lambda done, total: None, 1)
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+@pytest.fixture
+def assignment(copy: Path, course: Course, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What `autograder classroom` writes, of a release that is there already."""
+    monkeypatch.setattr(release, "_names", lambda weeks: ["autograder/__init__.py"])
+    monkeypatch.setattr(release, "_record", lambda week: b"")
+    monkeypatch.setattr(release, "ProcessPoolExecutor", lambda jobs, mp_context: ThreadPoolExecutor(jobs))
+    count = classroom.write(tmp_path / "made", course, course.week(WEEK), lambda done, total: None)
+    assert count == len([path for path in (tmp_path / "made").rglob("*") if path.is_file()]) == 6
+    shutil.copytree(tmp_path / "made" / ".github", copy / ".github")
+    return copy
+
+
+def test_the_assignments_workflow_is_sound(assignment: Path) -> None:
+    text = (assignment / classroom.WORKFLOW).read_text(encoding="utf-8")
+    workflow = yaml.safe_load(text)
+    assert set(workflow["on"]) == {"push", "workflow_dispatch"} and workflow["permissions"] == {"contents": "read"}
+    (job,) = workflow["jobs"].values()
+    assert "@" not in re.sub(r"uses: \S+@v\d+\.\d+\.\d+\n", "", text), "every action at a version, every place filled"
+    used = [step["uses"].partition("@")[0] for step in job["steps"] if "uses" in step]
+    assert used == ["actions/checkout", "actions/setup-python"], "no action of a service that is gone"
+    install, check = (step["run"] for step in job["steps"] if "run" in step)
+    assert (
+        install == classroom.INSTALL and (assignment / "constraints.txt").is_file() and (assignment / "pyproject.toml").is_file()
+    )
+    assert check == f".venv/bin/autograder check {WEEK} --github"
+
+
+@pytest.mark.parametrize("kind", ["stub", "partial", "right"])
+def test_the_workflows_check_says_what_a_push_earned(assignment: Path, kind: str, course: Course) -> None:
+    week = course.week(WEEK)
+    reference = judge.reference_stub(week).read_text(encoding="utf-8")
+    stub = assignment / "exercises" / week.folder / week.stub
+    if kind == "right":
+        shutil.copy(bank.alternatives(week)[0], stub)
+    elif kind == "partial":
+        stub.write_text(next(m.source for m in bank.mutants(week, reference) if m.task == "2.3"), encoding="utf-8")
+    program = assignment / ".venv" / "bin" / "autograder"
+    program.parent.mkdir(parents=True)
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m autograder "$@"\n')
+    program.chmod(0o755)
+    workflow = yaml.safe_load((assignment / classroom.WORKFLOW).read_text(encoding="utf-8"))
+    command = workflow["jobs"]["check"]["steps"][-1]["run"]
+    environment = os.environ | {"PYTHONPATH": str(assignment), "GITHUB_STEP_SUMMARY": str(assignment / "summary.md")}
+    done = subprocess.run(
+        ["bash", "-e", "-c", command], cwd=assignment, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == (0 if kind == "right" else 1), done.stderr
+    (points,) = re.findall(r"^([\d.]+) of 70 points$", done.stdout, re.MULTILINE)
+    assert {"stub": points == "0", "partial": 0 < float(points) < 70, "right": points == "70"}[kind]
+    assert f"::notice title=Autograding complete::Points {points}/70\n" in done.stdout
+    report = done.stdout.partition("::notice title=Autograding report::")[2].splitlines()[0]
+    assert json.loads(report) == {"totalPoints": float(points), "maxPoints": 70}
+    summary = (assignment / "summary.md").read_text(encoding="utf-8")
+    assert f"Points {points} of 70: feedback, no mark." in summary and "| 2.1 |" in summary
+    assert ("Likely misunderstandings:\n\n- 2.3: " in summary) == (kind == "partial")
+
+
+def test_classroom_50_gets_the_same_tests(assignment: Path, course: Course) -> None:
+    """Its published fields: name, type, run, timeout up to 600 seconds, points; at most 100 tests."""
+    tests = json.loads((assignment / classroom.TESTS).read_text(encoding="utf-8"))
+    assert [test["name"] for test in tests] == ["setup", *(task.id for task in course.week(WEEK).core)]
+    assert sum(test["points"] for test in tests) == 70
+    for test in tests:
+        assert set(test) == {"name", "type", "run", "timeout", "points"} and test["type"] == "run"
+        assert 1 <= test["timeout"] <= 600 and len(test["name"].encode()) <= 100
 
 
 ASKED = [w.number for w in load().weeks] if os.environ.get("NIGHTLY") else [WEEK, 12]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 from nbconvert.exporters import HTMLExporter
 from nbgrader.api import Gradebook
 
-from autograder import nbcourse
+from autograder import nbcourse, project, reading
 from autograder.manifest import Course
 from tests import semester
 from tests.semester import ATTACKER, run
@@ -132,6 +133,40 @@ def test_marks_and_a_regrade(root: Path, course: Course) -> None:
     )
     assert grades(root, 4, "ada")["code/review"][1] == 13, "a review that was made stays"
     assert "nothing changes" in run(root, "autograder", "regrade", ".", "--week", "4")
+
+
+def test_the_other_half_and_the_exports(root: Path, course: Course) -> None:
+    """Reading, project, a team, an extension: the sum by hand, and the files for the school."""
+    (root / "roster.csv").write_text(
+        "student,name,email,canvas_id,moodle_id\n"
+        'ada,"Lovelace, Ada ""Countess""",ada@x.edu,11,A1\n王小明,王小明,wang@x.edu,12,A2\n'
+        '"=cmd, Jr.",=HYPERLINK(1),cmd@x.edu,13,A3\nmallory,Mallory,m@x.edu,14,A4\n',
+        encoding="utf-8",
+    )
+    form = reading.load().criteria
+    (root / "reading.csv").write_text(
+        f"student,week,{','.join(c.id for c in form)}\nada,2,{','.join(str(c.points) for c in form)}\n", encoding="utf-8"
+    )
+    criteria = project.load().criteria
+    half = ",".join(str(c.points / 2) for c in criteria.values())
+    (root / "groups.csv").write_text("group,student,for\nred,ada,project\nred,王小明,project\n", encoding="utf-8")
+    (root / "project.csv").write_text(f"student,group,{','.join(criteria)}\nada,,{half}\n,red,{half}\n", encoding="utf-8")
+    lines = [json.loads(line) for line in run(root, "autograder", "marks", ".", "--json").splitlines() if line.startswith("{")]
+    found = {line["student"]: line for line in lines}
+    assert list(found) == ["ada", "王小明", "=cmd, Jr.", ATTACKER]
+    weeks = {week["week"]: week["score"] for week in found["ada"]["weeks"]}
+    weekly, reading_part, project_part = (part["earned"] for part in found["ada"]["parts"])
+    assert weekly == pytest.approx(sum(weeks.values()) / 2 * 0.3) and (reading_part, project_part) == (20, 25)
+    own = [c for c in criteria.values() if c.individual]
+    assert found["王小明"]["parts"][2]["earned"] == pytest.approx(25 - sum(c.points for c in own) / 4)
+    assert len([text for text in found["王小明"]["pending"] if text.startswith("final project")]) == len(own)
+    for kind, name in (("csv", "all.csv"), ("canvas", "canvas.csv"), ("moodle", "moodle.csv"), ("excel", "all.xlsx")):
+        said = run(root, "autograder", "export", ".", "--format", kind, "--out", name)
+        assert "provisional" in said and "Traceback" not in said
+    with open(root / "canvas.csv", encoding="utf-8", newline="") as file:
+        head, possible, *rows = csv.reader(file)
+    assert [row[1] for row in rows] == ["11", "12", "13", "14"] and possible[-1] == "50" and len(head) == len(rows[0])
+    assert rows[0][-2:] == ["20.00", "25.00"] and not [cell for row in rows for cell in row if cell.startswith("=")]
 
 
 def test_a_student_is_graded_alone_and_a_mistake_is_one_line(root: Path) -> None:

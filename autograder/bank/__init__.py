@@ -1,5 +1,6 @@
 """The answers that grade the grader: per week, mutants (the reference with one bug, as a patch), held-out spellings of
-the same misconceptions, and alternatives (right, written differently). Students never see this folder.
+the same misconceptions, and alternatives (right, written differently); and what TAs need: comments for the code review
+(comments.toml) and examples to mark (calibration/). Students never see this folder.
 """
 
 from __future__ import annotations
@@ -50,6 +51,11 @@ def mutants(week: Week, reference: str) -> list[Mutant]:
 def alternatives(week: Week) -> list[Path]:
     """The stub files of the week's alternatives."""
     return sorted((BANK / week.folder / "alternatives").glob(f"*/{week.stub}"))
+
+
+def calibration(week: Week) -> list[Path]:
+    """The week's calibration examples, stub files under other names; see autograder.calibration."""
+    return sorted((BANK / week.folder / "calibration").glob("*.py"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,6 +119,18 @@ def limit(cpu_seconds: int, memory_mib: int, file_mib: int) -> None:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write past the limit is an OSError, not a death
 
 
+# Accounts that no person or package has: where systemd takes its passing ones from.
+ACCOUNTS = range(61184, 65520)
+
+
+def become(account: int) -> None:
+    """Be this user, with a group of the same number and no other; root does not come back."""
+    os.setgroups([])
+    os.setresgid(account, account, account)
+    os.setresuid(account, account, account)
+    die_with_parent()  # the kernel forgets it when the user changes
+
+
 def drop_privileges() -> None:
     """No capability and no way to get one."""
     call("prctl", _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
@@ -128,15 +140,23 @@ def drop_privileges() -> None:
     call("prctl", _PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
+_LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446  # the same numbers everywhere
+
+
+def landlock() -> int:
+    """The version of the kernel's Landlock; below 1 where there is none (before Linux 5.13, or switched off)."""
+    return int(_libc.syscall(_LANDLOCK_CREATE, None, ctypes.c_size_t(0), 1))
+
+
 def confine_files(readable: list[Path], writable: Path) -> bool:
     """Landlock: from now on nothing but `readable` can be read and nothing but what is below `writable` written.
 
     For level `process`, which has no mounts of its own. Call it when no privilege can come back any more. Returns
-    whether the kernel has it (since 5.13).
+    whether the kernel has it.
     """
-    create, add, restrict = 444, 445, 446  # the same numbers everywhere
+    create, add, restrict = _LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT
     execute, write, read, read_dir = 1, 2, 4, 8
-    abi = _libc.syscall(create, None, ctypes.c_size_t(0), 1)
+    abi = landlock()
     if abi < 1:
         return False
     everything = (1 << {1: 13, 2: 14}.get(abi, 15)) - 1

@@ -1,8 +1,8 @@
 """The zygote: a warm process inside the sandbox that forks one child for each task of each submission.
 
-Started as `python -m autograder.inside.zygote CONFIG` where CONFIG is JSON: {"level", "folder", "tmp", "hidden", "keep",
-"preload", "sockets": [control socket file descriptors]}. After it has imported what the week needs it forks itself once for
-every control socket but the first, so that each judge has a zygote of its own for the price of one import.
+Started as `python -m autograder.inside.zygote CONFIG` where CONFIG is JSON: {"level", "folder", "tmp", "account", "hidden",
+"keep", "preload", "sockets": [control socket file descriptors]}. After it has imported what the week needs it forks itself
+once for every control socket but the first, so that each judge has a zygote of its own for the price of one import.
 
 On a control socket the judge sends one JSON datagram a command, with file descriptors beside it:
     {"spawn": limits} + [channel, output]   ->  {"ok": true} + [pidfd]   or {"error": text}
@@ -134,6 +134,14 @@ def _become_worker(channel: socket.socket, config: dict[str, Any], limits: dict[
     confine.limit(limits["cpu_seconds"], limits["memory_mib"], limits["tmp_mib"])
     if isolated:
         confine.seal(folder)
+    if not isolated and config["account"]:
+        # An account for each child: none can open what another one writes.
+        account = confine.ACCOUNTS[os.getpid() % len(confine.ACCOUNTS)]
+        for path in (private, folder, *folder.rglob("*")):
+            os.chown(path, 0, account)
+            path.chmod(0o750 if path.is_dir() else 0o640)
+        os.chown(tmp, account, account)
+        confine.become(account)
     os.chdir(tmp)
     os.environ.update(HOME=str(tmp), TMPDIR=str(tmp), PWD=str(tmp))
     tempfile.tempdir = None

@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike
 
+QUOTED: list[str] = []  # the readings behind the lines of `quote`, in order
+
 
 def show(value: ArrayLike) -> str:
     """Four digits at most, all of a large number; a vector in brackets, a matrix with a semicolon between its rows."""
@@ -25,6 +27,16 @@ def show(value: ArrayLike) -> str:
 def say(name: str, value: ArrayLike) -> None:
     """One line of the output."""
     print(f"{name} = {show(value)}")
+
+
+def quote(name: str, value: ArrayLike, reading: str) -> None:
+    """One line of the output whose number was not computed but is a reading's.
+
+    Args:
+        reading: its id in `course/readings.toml`; the text must cite it.
+    """
+    QUOTED.append(reading)
+    say(name, value)
 
 
 def run(*sections: Callable[[], None], pictures: Sequence[Callable[[Path], None]] = (), **named: Callable[[], None]) -> None:

@@ -20,12 +20,13 @@ _START = 30  # seconds
 
 
 class Page:
-    """One page. `logs` holds errors of the console and of loading, and uncaught exceptions, a line each."""
+    """One page. `logs` holds errors of the console and of loading, and uncaught exceptions, a line each; `requests` addresses."""
 
     def __init__(self, url: str) -> None:
         self._socket = websocket.create_connection(url, timeout=60, suppress_origin=True)
         self._count = 0
         self.logs: list[str] = []
+        self.requests: list[str] = []
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
 
@@ -45,6 +46,8 @@ class Page:
         match message:
             case {"method": "Log.entryAdded", "params": {"entry": {"level": "error", "text": text, **rest}}}:
                 self.logs.append(f"{text} {rest.get('url', '')}")
+            case {"method": "Network.requestWillBeSent", "params": {"request": {"url": url}}}:
+                self.requests.append(url)
             case {"method": "Runtime.exceptionThrown", "params": {"exceptionDetails": details}}:
                 self.logs.append(json.dumps(details)[:400])
             case {"method": "Fetch.requestPaused", "params": {"requestId": request}}:
