@@ -17,7 +17,7 @@ from course.labs.core import ROOT
 LANGS: tuple[Lang, ...] = ("en", "zh")
 SUFFIX: dict[Lang, str] = {"en": ".md", "zh": ".zh.md"}
 # Who a page of docs/ is for; one that is not named here is for instructors and teaching assistants.
-FOR_STUDENTS = ("students", "labs", "project", "reading", "running")
+FOR_STUDENTS = ("students", "labs", "project", "reading")
 
 LABELS = {
     "syllabus": Text(en="Syllabus", zh="教学大纲"),
