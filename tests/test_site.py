@@ -34,7 +34,7 @@ def test_every_page_is_in_the_navigation_once(sites: Sites) -> None:
             folder = page.name.rpartition("/")[0]
             for tree in re.findall(r"^```\{toctree\}\n(.*?)^```", page.text, re.MULTILINE | re.DOTALL):
                 names = [line for line in tree.splitlines() if line and not line.startswith(":")]
-                listed += [f"{folder}/{name}".strip("/") for name in names]
+                listed += [f"{folder}/{name.partition(' <')[2].rstrip('>') or name}".strip("/") for name in names]
         assert sorted([*listed, "index"]) == sorted(site.pages)
 
 
@@ -90,13 +90,16 @@ def test_an_output_that_tells_an_answer_is_left_out() -> None:
 def test_what_a_notebook_shows() -> None:
     output = v4.new_output
     picture = output("display_data", {"image/png": "AA==", "text/plain": "<Figure>"}, metadata={"image/png": {"alt": "A curve"}})
+    printed = ["plain\n", "\rstep 1/2", "\rstep 2/2", "\r         \r", "loss 1\n"]
     cells = [
-        v4.new_code_cell("a", outputs=[output("stream", text="7798784\n"), output("stream", text="plain\n")]),
+        v4.new_code_cell("a", outputs=[output("stream", text="779"), output("stream", text="8784\n")]),
+        v4.new_code_cell("a", outputs=[output("stream", text=text) for text in printed]),
         v4.new_code_cell("b", outputs=[picture, output("display_data", {labs.MIME: {"kind": "record"}})]),
         v4.new_code_cell("c", outputs=[output("stream", text="mine\n")], metadata={"nbgrader": {"grade": True}}),
     ]
-    first, second, third = labs.shown(v4.new_notebook(cells=cells), "week04", "en").cells
-    assert [one.text for one in first.outputs] == [labs.LEFT_OUT["en"], "plain\n"]
+    zeroth, first, second, third = labs.shown(v4.new_notebook(cells=cells), "week04", "en").cells
+    assert [one.text for one in zeroth.outputs] == [labs.LEFT_OUT["en"]]
+    assert [one.text for one in first.outputs] == ["plain\nloss 1\n"]
     assert [dict(one.data) for one in second.outputs] == [{"image/png": "AA=="}]
     assert second.metadata["mystnb"]["image"]["alt"] == "A curve"
     assert third.outputs == []
@@ -181,6 +184,31 @@ def test_a_folder_with_something_else_is_not_overwritten(tmp_path: Path, capsys:
     assert build.main(["--out", str(tmp_path), "--no-outputs"]) == 2
     assert capsys.readouterr().err.startswith(f"site: {tmp_path} holds something other than a site")
     assert (tmp_path / "thesis.tex").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"), [(["--jobs", "0"], "--jobs must be"), (["--repository", "javascript:x"], "--repository is an address")]
+)
+def test_a_wrong_option_is_told_in_one_line(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert build.main(arguments) == 2
+    assert capsys.readouterr().err.startswith(f"site: {says}")
+
+
+def test_lines_of_chinese_are_joined_and_a_formula_keeps_its_punctuation() -> None:
+    from docutils import nodes
+
+    from course.site.extension import _close, _keep
+
+    formula = nodes.math("", "d")
+    strong = nodes.strong("", "", nodes.Text("粗"))
+    start = [nodes.Text("第 4.2"), nodes.Text("\n"), nodes.Text("节，"), nodes.Text("\n"), nodes.Text("以及 ")]
+    pieces = [*start, formula, nodes.Text(" ）and\nmore"), nodes.Text("\n"), strong]
+    paragraph = nodes.paragraph("", "", *pieces)
+    _close(paragraph)
+    _keep(formula)
+    assert paragraph.astext() == "第 4.2\n节，以及 d）and\nmore\n粗"
+    together = next(paragraph.findall(nodes.inline))
+    assert together.astext() == "d）" and together["classes"] == ["together"]
 
 
 def test_slugs_are_githubs() -> None:

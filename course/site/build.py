@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -46,12 +47,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if arguments.jobs < 1:
             raise SiteError("--jobs must be at least 1")
-        if arguments.out.exists() and not (arguments.out / "en" / "searchindex.js").is_file() and any(arguments.out.iterdir()):
-            raise SiteError(f"{arguments.out} holds something other than a site: name a new folder")
+        if not re.fullmatch(r"(https?://\S+)?", arguments.repository):
+            raise SiteError("--repository is an address such as https://github.com/OWNER/NAME")
+        _check_out(arguments.out)
         return _build(build, arguments.out, not arguments.no_outputs, arguments.jobs, arguments.repository)
     except UserError as problem:
         print(f"site: {problem}", file=sys.stderr)
         return 2
+
+
+def _check_out(out: Path) -> None:
+    """Only a site is ever replaced."""
+    if out.exists() and not out.is_dir():
+        raise SiteError(f"{out} is a file: name a folder")
+    if out.exists() and not (out / "en" / "searchindex.js").is_file() and any(out.iterdir()):
+        raise SiteError(f"{out} holds something other than a site: name a new folder")
 
 
 def _build(build: Path, out: Path, outputs: bool, jobs: int, repository: str) -> int:
@@ -70,6 +80,7 @@ def _build(build: Path, out: Path, outputs: bool, jobs: int, repository: str) ->
             print("site: mend what the warnings above say", file=sys.stderr)
             return 1
     shutil.copy2(_HERE / "templates" / "home.html", draft / "index.html")
+    shutil.rmtree(draft / "jupyter_execute", ignore_errors=True)  # MyST-NB's, copied into _images where a page shows it
     found = linkcheck.problems(draft)
     if found:
         print("\n".join(found), file=sys.stderr)
@@ -85,6 +96,7 @@ def _build(build: Path, out: Path, outputs: bool, jobs: int, repository: str) ->
 def build_language(lang: Lang, build: Path, out: Path, outputs: bool, repository: str) -> int:
     """Build one language's pages and slides, in a process of its own; returns Sphinx's exit status."""
     from sphinx.application import Sphinx
+    from sphinx.errors import SphinxError
 
     course = load()
     made = pages.site(course, lang)
@@ -94,17 +106,21 @@ def build_language(lang: Lang, build: Path, out: Path, outputs: bool, repository
         if path.is_file() and path not in staged:
             path.unlink()
     sys.path[:0] = [str(ROOT / "exercises" / week.folder) for week in course.weeks]  # whose docstrings are the contracts
-    app = Sphinx(
-        srcdir=source,
-        confdir=None,
-        outdir=out / lang,
-        doctreedir=build / "doctrees" / lang,
-        buildername="html",
-        confoverrides=_settings(lang, course.about.title.of(lang), repository),
-        status=None,
-        warningiserror=True,
-    )
-    app.build()
+    try:
+        app = Sphinx(
+            srcdir=source,
+            confdir=None,
+            outdir=out / lang,
+            doctreedir=build / "doctrees" / lang,
+            buildername="html",
+            confoverrides=_settings(lang, course.about.title.of(lang), repository),
+            status=None,
+            warningiserror=True,
+        )
+        app.build()
+    except SphinxError as error:
+        print(f"site: {error}", file=sys.stderr)
+        return 1
     if app.statuscode == 0:
         slides.write(out / lang, made, lang)
     return app.statuscode

@@ -61,7 +61,7 @@ class SearchChinese(SearchEnglish):
     """Chinese is indexed and searched by pairs of characters, so that no dictionary decides which words exist."""
 
     lang = "zh"
-    language_name = "Chinese"
+    language_name = "English"  # whose stemmer the script uses, for the words that are not Chinese
     _run = re.compile(r"[\u3400-\u9fff]+|[a-zA-Z0-9_]+")
     js_splitter_code = """
 function splitQuery(query) {
@@ -159,14 +159,18 @@ def _above(section: nodes.section) -> nodes.raw | None:
 
 def _close(paragraph: nodes.TextElement) -> None:
     """Take out what a browser would show as a space between Chinese characters, and beside their punctuation."""
-    texts = [text for text in paragraph.findall(nodes.Text) if not isinstance(text.parent, nodes.literal | nodes.math)]
-    for text, after in zip(texts, [*texts, ""][1:], strict=True):
-        new = _BREAK.sub("", text)
-        new = re.sub(rf"(?<={_CJK})\n$", "" if re.match(_CJK, after) else "\n", new)
+    texts = list(paragraph.findall(nodes.Text))
+    for text, before, after in zip(texts, ["", *texts], [*texts, ""][1:], strict=False):
+        if isinstance(text.parent, nodes.literal | nodes.math):
+            continue
+        left, right = before[-1:], after[:1]  # a break between two lines is a text of its own
+        new = _BREAK.sub("", f"{left}{text}{right}")
+        new = new[len(left) : len(new) - len(right)]
         new = re.sub(r"^ (?=[，。、；：？！）」』》])", "", new)
         new = re.sub(r"(?<=[，。、；：？！（「『《]) $", "", new)
-        if new != text:
-            text.parent.replace(text, nodes.Text(new))
+        if new != text:  # texts are equal where they say the same, so the parent cannot tell which one is meant
+            place = next(place for place, child in enumerate(text.parent) if child is text)
+            text.parent[place] = nodes.Text(new)
 
 
 def _keep(math: nodes.math) -> None:

@@ -95,10 +95,25 @@ def shown(notebook: NotebookNode, folder: str, lang: Lang) -> NotebookNode:
             continue
         if cell.metadata.get("nbgrader"):
             cell.outputs = []
-        cell.outputs = [_shown(output, lines, numbers, lang) for output in cell.outputs if MIME not in output.get("data", {})]
+        outputs = _merged([output for output in cell.outputs if MIME not in output.get("data", {})])
+        cell.outputs = [_shown(output, lines, numbers, lang) for output in outputs]
         described = [output.metadata.get("image/png", {}).get("alt", "") for output in cell.outputs if _is_picture(output)]
         cell.metadata = type(notebook.metadata)({"mystnb": {"image": {"alt": " ".join(described)}}} if any(described) else {})
     return notebook
+
+
+def _merged(outputs: list[NotebookNode]) -> list[NotebookNode]:
+    """What was printed in pieces, as one text that reads as a terminal shows it: a progress bar overwrites itself."""
+    merged: list[NotebookNode] = []
+    for output in outputs:
+        if output.output_type == "stream" and merged and merged[-1].get("name") == output.name:
+            merged[-1].text += output.text
+        else:
+            merged.append(output)
+    for output in merged:
+        if output.output_type == "stream":
+            output.text = re.sub(r"[^\n]*\r(?!\n)", "", output.text.replace("\r\n", "\n"))
+    return [output for output in merged if output.get("text", "x").strip()]
 
 
 def _is_picture(output: NotebookNode) -> bool:

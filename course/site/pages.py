@@ -19,6 +19,13 @@ SUFFIX: dict[Lang, str] = {"en": ".md", "zh": ".zh.md"}
 # Who a page of docs/ is for; one that is not named here is for instructors and teaching assistants.
 FOR_STUDENTS = ("students", "labs", "project", "reading", "platforms", "running")
 
+LABELS = {
+    "syllabus": Text(en="Syllabus", zh="教学大纲"),
+    "lecture": Text(en="Lecture", zh="讲义"),
+    "reading": Text(en="Reading guide", zh="阅读指南"),
+    "exercise": Text(en="Exercise", zh="练习"),
+    "lab": Text(en="Lab", zh="实验"),
+}
 WORDS = {
     "week": Text(en="Week {number} · {title}", zh="第 {number} 周 · {title}"),
     "week0": Text(en="Week 0 · Self-check of the prerequisites", zh="第 0 周 · 先修知识自测"),
@@ -102,14 +109,16 @@ def site(course: Course, lang: Lang) -> Site:
         _exercise(made, course, folder)
         title = _week_title(course, folder, lang)
         items = [name for name in made.pages if name.startswith(f"{folder}/")]
-        order = ("lecture", "reading", "exercise", "lab")
+        order = list(LABELS)
         items.sort(key=lambda name: (order.index(tail) if (tail := name.split("/")[1]) in order else len(order), name))
         body = []
         if folder in weeks:
             goals = [f"- {goal}" for goal in weeks[folder].objectives.of(lang)]
             body = [f"## {WORDS['objectives'].of(lang)}", "", *goals, ""]
         slides = [f"[{WORDS['slides'].of(lang)}](slides.html)", ""] if f"{folder}/lecture" in made.pages else []
-        made.make(f"{folder}/index", f"# {title}", "", *body, *toctree([name.split("/")[1] for name in items]), *slides)
+        made.make(
+            f"{folder}/index", f"# {title}", "", *body, *toctree([_labelled(name.split("/")[1], lang) for name in items]), *slides
+        )
     made.make("commands", *_commands(lang))
     _home(made, course, [f"{folder}/index" for folder in folders])
     return made
@@ -166,12 +175,17 @@ def _home(made: Site, course: Course, weeks: list[str]) -> None:
         "",
         WORDS["home"].of(lang).format(audience=course.about.audience.of(lang)),
         "",
-        *toctree(["syllabus", "readings", *loose]),
+        *toctree([_labelled("syllabus", lang), "readings", *loose]),
         *toctree(weeks, WORDS["weeks"].of(lang)),
         *(toctree(threads, WORDS["threads"].of(lang)) if threads else []),
         *toctree([*students, "commands"], WORDS["students"].of(lang)),
         *toctree([name for name in docs if name not in students], WORDS["staff"].of(lang)),
     )
+
+
+def _labelled(name: str, lang: Lang) -> str:
+    """A page in the navigation, by what it is rather than by its title, which would repeat its week's."""
+    return f"{LABELS[name].of(lang)} <{name}>" if name in LABELS else name
 
 
 def toctree(names: list[str], caption: str = "") -> list[str]:

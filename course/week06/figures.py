@@ -6,9 +6,11 @@ Each line is an equation that stands in the section named above it, letter for l
 """
 
 import math
+from pathlib import Path
 
 import numpy as np
 
+from course.labs import drawing
 from course.labs.worked import run, say
 
 
@@ -106,6 +108,7 @@ def bootstrap() -> None:
         say(rf"I_{{{n}}}", np.quantile(drawn, [0.025, 0.975]))
     say(r"\hat p", 3 / 5)
     say("1 - a", 0.95)
+    print(r"n_{\text{half}} = 4 n")
 
 
 def dialogue_evaluation() -> None:
@@ -124,5 +127,91 @@ def dialogue_evaluation() -> None:
     say("(p_1 + p_2) / 2", rates.mean())
 
 
+def quiz() -> None:
+    """The numbers of the questions."""
+    say("n_1", 3)
+    say(r"\ell_1", 2)
+    say("n_2", 1)
+    say(r"\ell_2", 4)
+    say(r"\bar\ell", 2.5)
+    say(r"e^{\bar\ell}", math.exp(2.5))
+    say(r"e^{(\ell_1 + \ell_2) / 2}", math.exp(3))
+    say(r"\frac{1}{2} : \frac{1}{2 \cdot 9}", 9)
+    say(r"2 s / (m + k)", 2 * 1 / (3 + 1))
+    say(r"I_{20}", [0.4, 0.8])
+    say("w", 12)
+
+
+def lost_by_update(folder: Path) -> None:
+    """The share of entries that merging loses, by the size of the updates."""
+    rng = np.random.default_rng(0)
+    weights, normal = 0.02 * rng.standard_normal(200_000), rng.standard_normal(200_000)
+    sizes = 10.0 ** np.arange(-6.5, -1.9, 0.25)
+    figure, axes = drawing.canvas()
+    for name, rounded, style in (("bfloat16", to_bf16, "o-"), ("float16", to_fp16, "s--")):
+        stored = rounded(weights)
+        lost = [100 * (rounded(stored + size * normal) == stored).mean() for size in sizes]
+        axes.plot(sizes, lost, style, label=name)
+    axes.axvline(0.02, linestyle=":", color=drawing.INK, linewidth=1, label="the weights' size")
+    axes.set(xlabel="standard deviation of the updates", ylabel="entries lost (%)", xscale="log", ylim=(0, 103))
+    axes.legend()
+    zh = {"bfloat16": "bfloat16", "float16": "float16", "the weights' size": "权重的大小", "entries lost (%)": "丢失的元素（%）"}
+    drawing.save(figure, folder, "lost-by-update", zh | {"standard deviation of the updates": "更新量的标准差"})
+
+
+def perplexity_by_batch(folder: Path) -> None:
+    """Three averages of the same token losses, by the size of the batches."""
+    rng = np.random.default_rng(0)
+    texts = [rng.gamma(2, 1.5 / (1 + length / 40), length) for length in rng.integers(2, 120, 256)]
+    sizes = 2 ** np.arange(9)
+    curves: dict[str, list[float]] = {
+        "over tokens": [],
+        "mean of the batches' losses": [],
+        "mean of the batches' perplexities": [],
+    }
+    for size in sizes:
+        losses = [np.concatenate(texts[i : i + size]) for i in range(0, len(texts), size)]
+        means = np.array([each.mean() for each in losses])
+        for name, value in zip(
+            curves, (np.exp(np.concatenate(losses).mean()), np.exp(means.mean()), np.exp(means).mean()), strict=True
+        ):
+            curves[name].append(float(value))
+    figure, axes = drawing.canvas()
+    for (name, values), style in zip(curves.items(), ("-", "o--", "s-."), strict=True):
+        axes.plot(sizes, values, style, label=name)
+    axes.set(xlabel="texts in a batch", ylabel="perplexity", xscale="log", ylim=(0, None))
+    axes.set_xticks(sizes, [str(size) for size in sizes])
+    axes.minorticks_off()
+    axes.legend()
+    zh = {
+        "over tokens": "按词元平均", "mean of the batches' losses": "各批损失的平均", "texts in a batch": "每批的文本数",
+        "mean of the batches' perplexities": "各批困惑度的平均", "perplexity": "困惑度",
+    }  # fmt: skip
+    drawing.save(figure, folder, "perplexity-by-batch", zh)
+
+
+def interval_by_dialogues(folder: Path) -> None:
+    """The percentile interval of a win rate of 0.6 by the number of dialogues."""
+    numbers = np.array([10, 20, 50, 100, 200, 500, 1000])
+    ends = []
+    for n in numbers:
+        drawn = np.random.default_rng(0).binomial(n, 0.6, 20_000) / n  # the means of resamples of 0.6 n wins and 0.4 n losses
+        ends.append(np.quantile(drawn, [0.025, 0.975]))
+    low, high = np.array(ends).T
+    figure, axes = drawing.canvas()
+    axes.fill_between(numbers, low, high, alpha=0.3, label="95 % interval")
+    axes.plot(numbers, np.full(len(numbers), 0.6), "o-", label="win rate")
+    axes.axhline(0.5, linestyle="--", color=drawing.COLOURS[1], label="no difference")
+    axes.set(xlabel="dialogues", ylabel="win rate", xscale="log", ylim=(0.2, 1))
+    axes.set_xticks(numbers, [str(n) for n in numbers])
+    axes.minorticks_off()
+    axes.legend()
+    zh = {"95 % interval": "95 % 区间", "win rate": "胜率", "no difference": "没有差别", "dialogues": "对话数"}
+    drawing.save(figure, folder, "interval-by-dialogues", zh)
+
+
 if __name__ == "__main__":
-    run(merge_error, answers, perplexity, training_data, bootstrap, dialogue_evaluation)
+    run(
+        merge_error, answers, perplexity, training_data, bootstrap, dialogue_evaluation, quiz,
+        pictures=[lost_by_update, perplexity_by_batch, interval_by_dialogues],
+    )  # fmt: skip

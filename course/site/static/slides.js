@@ -62,11 +62,14 @@ function next(slide, blocks) {
 
 function fit(slide) {
   const body = slide.querySelector(".body");
-  for (const wide of body.querySelectorAll(".math, table")) {
+  const closed = [...body.querySelectorAll("details:not([open])")];
+  closed.forEach((details) => (details.open = true)); // what is closed has no width
+  for (const wide of body.querySelectorAll("div.math, table")) {
     const room = wide.parentElement.clientWidth;
     const width = Math.max(wide.scrollWidth, wide.firstElementChild.getBoundingClientRect().width);
     if (width > room) wide.style.zoom = room / width;
   }
+  closed.forEach((details) => (details.open = false));
   const rest = [];
   while (overflows(body) && body.children.length > 1) {
     rest.unshift(body.lastElementChild);
@@ -81,11 +84,14 @@ function fit(slide) {
     // What does not fit whole may begin here, if that fills a slide that is still half empty.
     const free = body.clientHeight - (body.lastElementChild.getBoundingClientRect().bottom - body.getBoundingClientRect().top);
     if (free > body.clientHeight / 3 && parts(rest[0]).length > 1) {
-      const block = rest[0];
+      const [block, whole] = [rest[0], rest[0].cloneNode(true)];
       body.append(block);
       const tail = split(body, block);
-      if (overflows(body) || !tail) block.remove();
-      if (tail) rest[0] = overflows(body) ? rest[0] : tail;
+      if (tail && !overflows(body)) rest[0] = tail;
+      else {
+        block.remove();
+        rest[0] = whole;
+      }
     }
     // A sentence that announces what follows goes with it: a formula is announced always.
     const announces = (block) => /[:：]\s*$/.test(block.textContent) || (block.matches("p") && rest[0].matches(".math, .math-wrapper"));
