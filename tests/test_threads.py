@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import io
 import re
 from contextlib import redirect_stdout
@@ -65,8 +66,9 @@ def strays(text: str, name: str, allowed: set[str]) -> set[str]:
 
 def body(page: Path) -> str:
     """The page without its references, its stamp and blocks of code."""
-    text = text_of(page).split("\n## References")[0].split('<a id="references">')[0]
-    return re.sub(r"<!--.*?-->|```.*?```", " ", text, flags=re.DOTALL)
+    return re.sub(
+        r"<!--.*?-->|```.*?```", " ", text_of(page).split("\n## References")[0].split('<a id="references">')[0], flags=re.DOTALL
+    )
 
 
 def check(page: Path, name: str) -> None:
@@ -213,6 +215,46 @@ def test_the_counts_of_the_families_are_pefts() -> None:
     for name, config in configs.items():
         count = peft.get_peft_model(model(), config).get_nb_trainable_parameters()[0]
         assert count == wanted[name], name
+
+
+def test_the_configurations_of_the_case_studies_train() -> None:
+    """Every block of code on the page runs on a small model, and what it says is trained gets a gradient."""
+    import peft
+    from transformers import BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM
+
+    sizes = {"vocab_size": 32000, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    blocks = re.findall(r"```python\n(.*?)```", text_of(FOLDER / "case-studies.md"), re.DOTALL)
+    assert len(blocks) == 3
+    for block in blocks:
+        model: Any = LlamaForCausalLM(LlamaConfig(**sizes))
+        made: list[Any] = []
+        names = {
+            "LoraConfig": lambda made=made, **options: made.append(peft.LoraConfig(**options)),
+            "BitsAndBytesConfig": BitsAndBytesConfig, "torch": torch, "model": model, "tokenizer": range(32008),
+        }  # fmt: skip
+        exec(block, names)
+        tuned = peft.get_peft_model(model, made[0])
+        ids = torch.tensor([[1, model.config.vocab_size - 1, 3]])
+        tuned(input_ids=ids, labels=ids).loss.backward()
+        trained = {name: part for name, part in tuned.named_parameters() if part.requires_grad}
+        assert all(part.grad is not None for part in trained.values())
+        rows = [tuple(part.shape) for name, part in trained.items() if "lora" not in name]
+        assert rows == ([(8, 16), (8, 16)] if "trainable_token_indices" in block else [])
+
+
+def test_the_switches_exist_in_the_libraries() -> None:
+    """What the page of debugging tells people to write is a name of the installed transformers and datasets."""
+    import dataclasses
+
+    import datasets
+    from transformers import EarlyStoppingCallback, TrainingArguments
+
+    known = {entry.name for entry in dataclasses.fields(TrainingArguments)}
+    known |= set(inspect.signature(datasets.Dataset.map).parameters)
+    known |= set(inspect.signature(EarlyStoppingCallback).parameters) | {"attn_implementation", "use_reentrant"}
+    for page in (FOLDER / "debugging.md", FOLDER / "debugging.zh.md"):
+        named = {name for code in re.findall(r"`([^`]+)`", text_of(page)) for name in re.findall(r"\b([a-z_]+)=", code)}
+        assert len(named) >= 10 and named <= known, named - known
 
 
 def test_the_measured_file_has_what_measuring_gives() -> None:
