@@ -138,10 +138,10 @@ def randlora() -> None:
 def adalora() -> None:
     """Two steps of one entry's score."""
     beta = 0.5
-    mean = uncertainty = 0.0
+    mean = uncertainty = wrong = 0.0
     say(r"\beta_1 = \beta_2", beta)
     for step, sensitivity in ((1, 1.0), (2, 3.0)):
-        wrong = np.average([abs(sensitivity - mean), uncertainty], weights=[1 - beta, beta])
+        wrong = np.average([abs(sensitivity - mean), wrong], weights=[1 - beta, beta])
         mean = np.average([sensitivity, mean], weights=[1 - beta, beta])
         uncertainty = np.average([abs(sensitivity - mean), uncertainty], weights=[1 - beta, beta])
         say(f"I_{step}", sensitivity)

@@ -193,7 +193,8 @@ def branch_cost(folder: Path) -> None:
     widths = 2 ** np.arange(5, 14)
     figure, axes = drawing.canvas(height=3.0)
     for rank, style in ((4, "o-"), (16, "s--"), (64, "^:")):
-        axes.loglog(widths, 1 + 2 * rank / widths, style, label=f"multiply-adds, r = {rank}")
+        wide = widths[widths >= rank]  # no rank is larger than its layer
+        axes.loglog(wide, 1 + 2 * rank / wide, style, label=f"multiply-adds, r = {rank}")
     axes.loglog(widths, np.full(len(widths), 3), "-.", label="matrix products (calls)")
     axes.set(xlabel="width d of the layer (features)", ylabel="unmerged / base", ylim=(0.9, 6))
     axes.set_xticks([32, 128, 512, 2048, 8192], ["32", "128", "512", "2048", "8192"])
