@@ -159,12 +159,12 @@ def gauges(folder: Path) -> None:
                 other = (B @ G).astype(name).astype(np.float64) @ np.linalg.solve(G, A).astype(name).astype(np.float64)
                 worst[name] = max(worst[name], float(np.abs(other - update).max() / np.abs(update).max()))
         for name, value in worst.items():
-            moved[name].append(10 ** np.ceil(np.log10(3 * value)))  # rounded up: the last digits differ between machines
+            moved[name].append(10 ** np.round(np.log10(value)))  # to a power of ten: the last digits differ between machines
     figure, axes = drawing.canvas(height=3.2)
     for (name, values), style in zip(moved.items(), ("o-", "s--"), strict=True):
         axes.loglog(conditions, values, style, label=name)
     axes.loglog(conditions, np.full(len(conditions), 1e-6), ":", color=drawing.COLOURS[4], label="grid of the fingerprint")
-    axes.set(xlabel="condition number of G", ylabel="largest change / largest entry")
+    axes.set(xlabel="condition number of G", ylabel="largest change / largest entry\n(to a power of ten)")
     axes.minorticks_off()
     figure.legend(loc="outside upper center", ncols=3)
     zh = {
@@ -173,6 +173,7 @@ def gauges(folder: Path) -> None:
         "grid of the fingerprint": "指纹的取整间距",
         "condition number of G": "G 的条件数",
         "largest change / largest entry": "最大变化 / 最大元素",
+        "(to a power of ten)": "（取整到 10 的幂）",
     }
     drawing.save(figure, folder, "gauges", zh)
 
