@@ -334,7 +334,7 @@ def act(session: Session) -> None:
 
 
 def output_of(zygotes: Zygotes, name: str) -> str:
-    limits = dataclasses.replace(WEEK.limits, cpu_seconds=1, wall_seconds=3, memory_mib=512)
+    limits = dataclasses.replace(WEEK.limits, cpu_seconds=1, wall_seconds=8, memory_mib=512)
     with spawned(zygotes.sockets[0], limits, "lora_linear.py", files_of(name)) as link:
         with contextlib.suppress(LinkDown):
             act(Session(link))

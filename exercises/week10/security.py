@@ -18,7 +18,7 @@ An adapter is a dict with two keys:
 "LoRA weight relocation attack" is no established term; this course defines it as moving an adapter out of the context
 in which it was trained and vetted: (a) renamed keys put its factors into other layers, (b) merged into another base or
 with another adapter it does something else, (c) other factors, (B G, G^-1 A), hide the same update, (d) a changed
-configuration rescales or retargets it. The tasks detect (a), (c) and (d); (b) is not visible in the file.
+configuration rescales or retargets it. The tasks detect (a), (c) and (d); no name, shape or fingerprint shows (b).
 
 Task   points  minutes  difficulty  importance (both from 1 to 5)
 10.1       15       20           1           4
@@ -279,4 +279,4 @@ def trigger_scan(
     """
     raise NotImplementedError("Week 10, task 7: trigger_scan")
 
-# stub 19866b343ddf065f
+# stub b28e5223d20ef974

@@ -218,7 +218,7 @@ labs.answer("5.q2", smallest_outliers)
 # %% [markdown] lang="en"
 # ## 4 · Fine-tuning on four bits, twice
 #
-# $$y = \hat W x + b + \frac{\alpha}{r} B A x, \qquad \hat W = \text{dequant}(\text{codes}, \text{dequant}(c_1, \hat c_2))$$
+# $$y = \hat W x + b + \frac{\alpha}{r} B A x, \qquad \hat W = \text{dequant}(\text{codes}, \hat c_2)$$
 #
 # The task is new to the model: rate a review with one to five stars. The same model is tuned three ways: its base as it is, with
 # LoRA by peft; the base in 4 bits by bitsandbytes (`load_in_4bit`, double quantisation), with LoRA by peft; and **your**
@@ -226,7 +226,7 @@ labs.answer("5.q2", smallest_outliers)
 # %% [markdown] lang="zh"
 # ## 4 · 在 4 位底座上微调，做两遍
 #
-# $$y = \hat W x + b + \frac{\alpha}{r} B A x, \qquad \hat W = \text{dequant}(\text{codes}, \text{dequant}(c_1, \hat c_2))$$
+# $$y = \hat W x + b + \frac{\alpha}{r} B A x, \qquad \hat W = \text{dequant}(\text{codes}, \hat c_2)$$
 #
 # 任务对模型是全新的：给一条影评打一到五颗星。同一个模型用三种方式微调：底座保持原样，加 peft 的 LoRA；底座用 bitsandbytes 存成 4
 # 位（`load_in_4bit`，双重量化），加 peft 的 LoRA；以及用**你的** `QLoRALinear` 替换每个线性层。秩、学习率、步数和数据都相同。

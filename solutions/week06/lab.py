@@ -621,8 +621,8 @@ labs.record("merged", typical=typical, lost=own, beside=beside, after=after)
 # %% [markdown] lang="en"
 # ## Where this breaks
 #
-# - The judge is a program with a reference. Real judges, people or models, also prefer long replies and their own style, and have
-#   no reference; two orders mend the position only.
+# - The judge is a program with a reference. Real judges, people or models, also prefer long replies, perhaps their own style, and
+#   have no reference; two orders mend the position only.
 # - Tasks and texts are generated. That a model without labels at the ends does not stop is general; how much training on the
 #   prompt costs is not: it depends on the length of prompt and reply, the number of steps and the data.
 # - Two seeds; intervals here are over prompts, with the model fixed. Week 12 repeats over seeds.
@@ -634,7 +634,7 @@ labs.record("merged", typical=typical, lost=own, beside=beside, after=after)
 # %% [markdown] lang="zh"
 # ## 局限
 #
-# - 这里的评判者是一个知道参考答案的程序。真实的评判者，无论人还是模型，还偏爱长回答和自己的风格，也没有参考答案；
+# - 这里的评判者是一个知道参考答案的程序。真实的评判者，无论人还是模型，还偏爱长回答，也许还偏爱自己的风格，而且没有参考答案；
 #   交换次序只能纠正位置偏差。
 # - 任务和文本都是生成的。“不学结束符就停不下来”是普遍的；学习提示的代价则不是：它取决于提示和回答的长度、步数和数据。
 # - 只有两个种子；这里的区间是在模型固定时对题目而言的。第 12 周会按种子重复实验。

@@ -6,7 +6,7 @@
 #
 # - relocate an adapter in four ways, and say what each does to the model;
 # - tell the same update in other factors from another update, with a fingerprint and a manifest;
-# - find a planted behaviour that no check of a file can see;
+# - find a planted behaviour that no name, shape or fingerprint shows;
 # - measure robustness by FGSM, and leakage by a membership AUC with and without a reference model.
 #
 # It runs on your own file `exercises/week10/security.py` (tasks 10.1 to 10.4; 10.5 and 10.7 where you have written them), in about a
@@ -24,7 +24,7 @@
 #
 # - 用四种方式重定位一个适配器，并说明每种方式对模型的影响；
 # - 借助指纹和清单，区分“换了因子的同一更新量”与“另一个更新量”；
-# - 找出任何文件检查都看不到的植入行为；
+# - 找出名称、形状和指纹都显示不出的植入行为；
 # - 用 FGSM 度量鲁棒性，用成员推断的 AUC（有无参考模型校准两种情形）度量泄露。
 #
 # 实验运行在你自己的文件 `exercises/week10/security.py` 上（任务 10.1 至 10.4；若写了 10.5 和 10.7 也会用到），大约需要一分钟。相关理论见

@@ -18,7 +18,7 @@ An adapter is a dict with two keys:
 "LoRA weight relocation attack" is no established term; this course defines it as moving an adapter out of the context
 in which it was trained and vetted: (a) renamed keys put its factors into other layers, (b) merged into another base or
 with another adapter it does something else, (c) other factors, (B G, G^-1 A), hide the same update, (d) a changed
-configuration rescales or retargets it. The tasks detect (a), (c) and (d); (b) is not visible in the file.
+configuration rescales or retargets it. The tasks detect (a), (c) and (d); no name, shape or fingerprint shows (b).
 """
 
 from __future__ import annotations
