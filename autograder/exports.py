@@ -9,11 +9,9 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
-import math
 import os
 import re
 import tomllib
-import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from decimal import Decimal
@@ -29,7 +27,8 @@ from openpyxl.utils import get_column_letter
 from autograder import UserError
 from autograder.intake import clean
 from autograder.manifest import Course, Lang, Text
-from autograder.marks import Mark, Person, WeekMark
+from autograder.marks import Mark, Person, WeekMark, rounded
+from autograder.report import columns
 from autograder.results import spreadsheet_safe
 
 Format = Literal["csv", "excel", "canvas", "moodle"]
@@ -111,7 +110,7 @@ def write(
 
 def points(value: Fraction) -> Decimal:
     """A score with two decimals, halves rounded up."""
-    return Decimal(math.floor(value * 100 + Fraction(1, 2))).scaleb(-2)
+    return Decimal(rounded(value)).quantize(Decimal("0.01"))
 
 
 def plain(text: str) -> str:
@@ -314,9 +313,7 @@ def _put_text(cell: ExcelCell, text: str) -> None:
 
 def _width(value: Cell) -> int:
     """How many columns of a terminal's a text takes: a Chinese character takes two."""
-    if value is None:
-        return 0
-    return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in str(value))
+    return 0 if value is None else columns(str(value))
 
 
 # Canvas and Moodle
