@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated
 
 from autograder.manifest import Lang, Line, Rule, Text, read
+from autograder.syllabus import table
 
 ROOT = Path(__file__).resolve().parents[1]
 FORM = ROOT / "course" / "reading_form.toml"
@@ -202,10 +203,10 @@ def _blocks(readings: Readings, lang: Lang) -> Iterator[str]:
     yield "\n".join(f"- {_SHORT[key].of(lang)}{word['colon']}{text.of(lang)}" for key, text in _CHECKED.items())
     for week in sorted({reading.week for reading in readings.readings}):
         yield "## " + word["week"].format(number=week)
-        rows = [(word["role"], word["reading"], word["why"], word["checked"]), ("---",) * 4]
+        rows = []
         for reading in readings.of(week):
             notes = [reading.why.of(lang), *(word["correction"].format(text=text.of(lang)) for text in reading.corrections)]
             rows.append(
                 (_ROLES[reading.role].of(lang), reading.citation(lang), " ".join(notes), _SHORT[reading.checked].of(lang))
             )
-        yield "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows)
+        yield table((word["role"], word["reading"], word["why"], word["checked"]), rows, right=())
