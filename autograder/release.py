@@ -32,6 +32,7 @@ GRADER = (
     "projectcode.py",
     "projectpage.py",
     "report.py",
+    "show.py",
     "texts.py",
     "inside",
     "judge",
