@@ -19,7 +19,7 @@ from urllib.parse import quote
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from autograder import bank, feedback, plots, results
+from autograder import bank, feedback, plots, results, texts
 from autograder.intake import clean
 from autograder.judge import scoring
 from autograder.judge.check import CheckInfo
@@ -237,7 +237,12 @@ class _Page:
         self.all, self.run, self.week, self.lang = all_, run, week, lang
         self.tasks = {task.id: task for task in week.tasks}
         self.rows = {row.id: row for row in all_.tasks}
-        self.translations = _translations(week) if lang == "zh" else {}
+        self.translations: dict[tuple[str, str], str] = {}
+        if lang == "zh":
+            self.translations = bank.translations(week, reference_stub(week))
+            words = texts.of(week)
+            known = [item for item in all_.items if item.name in words.checks]
+            self.translations |= {(item.task, item.text): words.property(item.name, item.text, lang) for item in known}
 
     def render(self) -> str:
         environment = Environment(
@@ -265,11 +270,12 @@ class _Page:
         where = self.tasks[task].lecture if task in self.tasks else ""
         return where.replace("lecture.md", "lecture.zh.md") if self.lang == "zh" else where
 
-    def text(self, gap: Gap) -> str:
-        return self.translations.get((gap.task, gap.text), gap.text) if gap.recognised else gap.text
+    def text(self, gap: Gap | Item) -> str:
+        """A gap's text, or an item's, in the page's language."""
+        return self.translations.get((gap.task, gap.text), gap.text)
 
-    def language(self, gap: Gap) -> str:
-        """That of the text: properties are English, and so is a misunderstanding that the bank no longer has."""
+    def language(self, gap: Gap | Item) -> str:
+        """That of the text: a misunderstanding that the bank no longer has, or a check that is gone, stays English."""
         return self.lang if (gap.task, gap.text) in self.translations else "en"
 
     def taught(self) -> list[str]:
@@ -372,15 +378,6 @@ class _Page:
 
 def _outcome(task: str, check: dict[str, Any]) -> Outcome:
     return Outcome(check["name"], "", CheckInfo(task, check["weight"], check["gate"], "basic"), check["status"])
-
-
-def _translations(week: Week) -> dict[tuple[str, str], str]:
-    """The Chinese of the week's misunderstandings, by task and English text; none where the bank is not at hand."""
-    try:
-        mutants = bank.mutants(week, reference_stub(week).read_text(encoding="utf-8"))
-    except OSError:
-        return {}
-    return {(mutant.task, mutant.misconception): mutant.misconception_zh for mutant in mutants}
 
 
 def _code(text: str) -> str:

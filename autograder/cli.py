@@ -115,6 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     grade.add_argument("--jobs", type=int, help="judges at the same time (default: one a core)")
     grade.add_argument("--isolation", choices=("bwrap", "process"), help="bwrap (default), or process: reduced isolation")
     grade.add_argument("--notebooks", action="store_true", help="run the lab's notebooks as well, and score their answers")
+    grade.add_argument("--lang", choices=("en", "zh"), default="en", help="of the feedback pages and the report (default en)")
     grade.add_argument("--quiet", action="store_true", help="no progress bar and no table")
     grade.set_defaults(run=_grade)
 
@@ -574,7 +575,7 @@ def _grade(arguments: argparse.Namespace) -> int:
     try:
         summary = engine.grade(
             arguments.submissions, week, arguments.out, course,
-            seed=arguments.seed, jobs=arguments.jobs, isolation=arguments.isolation, progress=progress,
+            seed=arguments.seed, jobs=arguments.jobs, isolation=arguments.isolation, lang=arguments.lang, progress=progress,
         )  # fmt: skip
     finally:
         if bar is not None:
@@ -582,6 +583,8 @@ def _grade(arguments: argparse.Namespace) -> int:
     from autograder import classreport  # only now: judges were forked from a process without matplotlib
 
     classreport.write(arguments.out, course)
+    if arguments.lang != "en":
+        classreport.write(arguments.out, course, arguments.lang)
     if not arguments.quiet:
         print_class(summary, week, arguments.out)
     ungraded = any(r["status"] == "ungraded" for r in summary.results)

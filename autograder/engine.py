@@ -34,7 +34,7 @@ from autograder.intake import Submission
 from autograder.judge import scoring
 from autograder.judge.runner import Broken, Opener, Runner, Shaken, TaskRun, checks_digest, reference_stub
 from autograder.judge.session import LinkDown
-from autograder.manifest import Course, Task, Week
+from autograder.manifest import Course, Lang, Task, Week
 
 BATCH = 6
 RESTARTS = 3
@@ -78,6 +78,7 @@ def grade(
     seed: int | None = None,
     jobs: int | None = None,
     isolation: str | None = None,
+    lang: Lang = "en",
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Summary:
     """Grade every student's folder below `submissions` and write results, grades and feedback to `out`.
@@ -86,6 +87,7 @@ def grade(
         seed: what checks draw their inputs from; by default that of the run that `out` holds, or a secret one.
         jobs: judges at the same time; by default one a core.
         isolation: "bwrap" (default) or "process".
+        lang: of the feedback pages.
         progress: called with how many of how many students are done.
 
     Raises:
@@ -124,7 +126,7 @@ def grade(
                 store.add(result)
                 progress(done, len(folders))
         summary.results = store.finish([name for name, _ in folders])
-        feedback.write_pages(out / "feedback", summary.results, week)
+        feedback.write_pages(out / "feedback", summary.results, week, lang)
     summary.seconds = time.perf_counter() - began
     summary.cpu_seconds["engine"] = time.process_time() - used
     return summary

@@ -8,22 +8,44 @@ import re
 from pathlib import Path
 from typing import Any
 
+from autograder import bank, texts
 from autograder.intake import clean
-from autograder.manifest import Week
+from autograder.judge import scoring
+from autograder.judge.check import CheckInfo
+from autograder.judge.runner import reference_stub
+from autograder.manifest import Lang, Week
 from autograder.results import Result
 
-_MARKS = {"passed": "passed", "wrong": "failed", "unattempted": "not attempted"}
 
-
-def write_pages(folder: Path, results: list[Result], week: Week) -> None:
+def write_pages(folder: Path, results: list[Result], week: Week, lang: Lang = "en") -> None:
     """Write `<student>.md` for every result, and remove pages of students who are not among them."""
     folder.mkdir(exist_ok=True)
-    pages = {page_name(result["student"]): page(result, week) for result in results}
+    words = Words(week, lang)
+    pages = {page_name(result["student"]): page(result, words) for result in results}
     for stale in folder.glob("*.md"):
         if stale.name not in pages:
             stale.unlink()
     for name, text in pages.items():
         (folder / name).write_text(text, encoding="utf-8", errors="replace")
+
+
+class Words:
+    """A week's words in one language; made once for all pages."""
+
+    def __init__(self, week: Week, lang: Lang = "en") -> None:
+        self.week, self.lang = week, lang
+        self.texts = texts.of(week)
+        self.misconceptions = bank.translations(week, reference_stub(week)) if lang == "zh" else {}
+
+    def t(self, en: str, zh: str) -> str:
+        return zh if self.lang == "zh" else en
+
+    def status(self, status: str) -> str:
+        names = {"wrong": "failed", "unattempted": "not attempted"}
+        return self.t(names.get(status, status), scoring.STATUS_ZH.get(status, status))
+
+    def misconception(self, task: str, text: str) -> str:
+        return self.misconceptions.get((task, text), text)
 
 
 def page_name(student: str) -> str:
@@ -35,47 +57,68 @@ def page_name(student: str) -> str:
     return f"{plain.lstrip('. -')[:40]}-{digest}.md"
 
 
-def page(result: Result, week: Week) -> str:
+def page(result: Result, words: Words) -> str:
     """One student's page."""
-    lines = [f"# Week {week.number}: {week.title.en}", ""]
+    t, week = words.t, words.week
+    title = week.title.of(words.lang)
+    lines = [t(f"# Week {week.number}: {title}", f"# 第 {week.number} 周：{title}"), ""]
+    student = _plain(result["student"])
     if result["status"] == "ungraded":
-        lines += [f"{_plain(result['student'])}: not graded yet, and not through your fault.", ""]
+        lines += [t(f"{student}: not graded yet, and not through your fault.", f"{student}：尚未评分，原因不在你。"), ""]
         return "\n".join([*lines, *_quote(result["message"]), ""])
-    lines += [f"{_plain(result['student'])}: **{result['score']:g} of {result['max_score']} points**", ""]
+    score, most = f"{result['score']:g}", result["max_score"]
+    lines += [t(f"{student}: **{score} of {most} points**", f"{student}：**{score} / {most} 分**"), ""]
     if result["isolation"] != "bwrap":
-        lines += ["Graded with reduced isolation.", ""]
+        lines += [t("Graded with reduced isolation.", "评分时隔离级别较低。"), ""]
     if result["message"]:
-        lines += ["Your submission could not be run:", "", *_quote(result["message"]), ""]
+        lines += [t("Your submission could not be run:", "你的提交无法运行："), "", *_quote(result["message"]), ""]
     for notice in result["notices"]:
         lines += _quote(notice)
     titles = {task.id: task for task in week.tasks}
-    lines += ["", "| task | | points | |", "|---|---|---|---|"]
+    lines += ["", t("| task | | points | |", "| 任务 | | 得分 | |"), "|---|---|---|---|"]
     for task in result["tasks"]:
-        title = titles[task["id"]].title.en if task["id"] in titles else ""
-        points = f"{task['score']:g} / {task['max_score']}" if task["max_score"] else "stretch, no points"
-        lines.append(f"| {task['id']} | {title} | {points} | {task['status']} |")
+        title = titles[task["id"]].title.of(words.lang) if task["id"] in titles else ""
+        stretch = t("stretch, no points", "选做，不计分")
+        points = f"{task['score']:g} / {task['max_score']}" if task["max_score"] else stretch
+        lines.append(f"| {task['id']} | {title} | {points} | {t(task['status'], words.status(task['status']))} |")
     for task in [] if result["message"] else result["tasks"]:
         left_out = not task["max_score"] and task["status"] == "unattempted"  # nobody has to do a stretch task
         if task["checks"] and task["status"] != "passed" and not left_out:
-            lines += ["", f"## {task['id']} {titles[task['id']].title.en}", "", *_task(task, titles[task["id"]].lecture)]
+            manifest = titles[task["id"]]
+            lecture = texts.lecture(manifest.lecture, words.lang)
+            lines += ["", f"## {task['id']} {manifest.title.of(words.lang)}", "", *_task(task, lecture, words)]
     return "\n".join([*lines, ""])
 
 
-def _task(task: dict[str, Any], lecture: str) -> list[str]:
+def _task(task: dict[str, Any], lecture: str, words: Words) -> list[str]:
+    t = words.t
     lines: list[str] = []
+    likely = t("Likely misunderstanding:", "可能的误解：")
     if task["misconception"]:
-        lines += [f"**Likely misunderstanding:** {_plain(task['misconception'])}", ""]
+        lines += [f"**{likely}** {_plain(words.misconception(task['id'], task['misconception']))}", ""]
     if task["status"] == "unattempted":
-        return [*lines, f"Not attempted: the stub's NotImplementedError is still there. Read {lecture}."]
+        text = t(
+            "Not attempted: the stub's NotImplementedError is still there. Read",
+            "未尝试：模板中的 NotImplementedError 仍在。请读",
+        )
+        return [*lines, f"{text} {lecture}{t('.', '。')}"]
+    weights = sum(check["weight"] for check in task["checks"])
     for check in task["checks"]:
-        gate = ", decides the task" if check["gate"] else ""
-        status = _MARKS.get(check["status"], check["status"])
-        lines.append(f"- **{status}** ({check['weight']:g}{gate}): {check['property']}")
+        stated = words.texts.property(check["name"], check["property"], words.lang)
+        gate = t(", decides the task", "，决定本任务") if check["gate"] else ""
+        lines.append(f"- **{words.status(check['status'])}** ({check['weight']:g}{gate}){t(':', '：')} {stated}")
         if check["status"] not in ("passed", "unattempted"):
-            lines += ["", *("  " + line for line in _quote(check["message"])), ""]
+            info = CheckInfo(task["id"], check["weight"], check["gate"], "basic")
+            if stake := scoring.stake(info, weights, task["max_score"], words.lang):
+                lines += ["", f"  {stake}"]
+            lines += ["", *("  " + line for line in _quote(words.texts.message(check["message"], words.lang))), ""]
             if check["misconception"] and check["misconception"] != task["misconception"]:
-                lines += [f"  Likely misunderstanding: {_plain(check['misconception'])}", ""]
-    return [*lines, "", f"Read {lecture}; `autograder check {task['id']}` runs these checks on your machine."]
+                lines += [f"  {likely} {_plain(words.misconception(task['id'], check['misconception']))}", ""]
+    command = f"`autograder check {task['id']}`"
+    where = t(
+        f"Read {lecture}; {command} runs these checks on your machine.", f"请读 {lecture}；{command} 在本机运行这些检查项。"
+    )
+    return [*lines, "", where]
 
 
 def _quote(text: str) -> list[str]:

@@ -25,10 +25,6 @@ if TYPE_CHECKING:
     from autograder.judge.runner import TaskRun
     from autograder.judge.scoring import Outcome
 
-_STATES = {
-    "passed": "通过", "partial": "部分通过", "failed": "未通过", "unattempted": "未尝试", "error": "出错", "timeout": "超时",
-    "no checks in this tier": "该层级没有检查项",
-}  # fmt: skip
 _STYLES = {"passed": "bold green", "unattempted": "dim", "partial": "bold yellow"}
 _BAR = 30
 _PIPE = 1000  # columns
@@ -83,6 +79,7 @@ def _task(run: TaskRun, lang: Lang) -> Iterator[RenderableType]:
     zh, task, outcomes = lang == "zh", run.task, run.outcomes
     words = texts.of(load().week(int(task.id.partition(".")[0])))
     status = scoring.status(outcomes) if outcomes else "no checks in this tier"
+    shown = scoring.STATUS_ZH.get(status, "该层级没有检查项") if zh else status
     points = f"{earned([run]):.4g}"
     if task.stretch:
         worth = "选做，不计分" if zh else "stretch, no points"
@@ -91,9 +88,9 @@ def _task(run: TaskRun, lang: Lang) -> Iterator[RenderableType]:
     title = task.title.zh if zh else task.title.en
     yield Text.assemble(
         (f"{task.id}  {title}", "bold"), "：" if zh else ": ",
-        (_STATES[status] if zh else status, _STYLES.get(status, "bold red")), "，" if zh else ", ", worth,
+        (shown, _STYLES.get(status, "bold red")), "，" if zh else ", ", worth,
     )  # fmt: skip
-    lecture = _lecture(task.lecture, lang)
+    lecture = texts.lecture(task.lecture, lang)
     if status == "unattempted":
         yield _in(5, f"尚未尝试；先读 {lecture}" if zh else f"not attempted yet; read {lecture}")
         return
@@ -117,7 +114,7 @@ def _check(run: TaskRun, outcome: Outcome, words: texts.Texts, lang: Lang, told:
     yield _hanging(Text(f"{mark} ", "dim" if kind == "unattempted" else style), Text(summary), 5)
     if kind in ("passed", "unattempted"):
         return
-    if stake := _stake(run, outcome, lang):
+    if stake := scoring.stake(outcome.info, sum(o.info.weight for o in run.outcomes), run.task.points, lang):
         yield _in(10, stake, "yellow")
     message, misconception = outcome.message, (outcome.misconception_zh if zh else None) or outcome.misconception
     if misconception in told:  # the same mistake, seen once more: where, without the numbers
@@ -129,21 +126,6 @@ def _check(run: TaskRun, outcome: Outcome, words: texts.Texts, lang: Lang, told:
         told.add(misconception)
         head = Text("可能的误解：" if zh else "likely misunderstanding: ", "bold magenta")
         yield Padding(Text.assemble(head, misconception), (0, 0, 0, 10))
-
-
-def _stake(run: TaskRun, outcome: Outcome, lang: Lang) -> str:
-    """How many points hang on a check."""
-    zh, points = lang == "zh", run.task.points
-    if not points:
-        return ""
-    if outcome.info.gate:
-        return f"决定本任务的全部 {points} 分" if zh else f"decides all {points} points of the task"
-    share = outcome.info.weight / sum(o.info.weight for o in run.outcomes)
-    return f"关系到 {share * points:.2g} 分" if zh else f"{share * points:.2g} points hang on it"
-
-
-def _lecture(place: str, lang: Lang) -> str:
-    return place.replace("lecture.md", "lecture.zh.md") if lang == "zh" else place
 
 
 def _total(runs: Sequence[TaskRun], lang: Lang) -> RenderableType:

@@ -122,6 +122,11 @@ def of(week: Week) -> Texts:
     return Texts(checks, {**_read(_GENERAL), **words}, frozenset(own.get("inputs", ())))
 
 
+def lecture(place: str, lang: Lang) -> str:
+    """A section of a lecture in a language; the anchors are the same."""
+    return place.replace("lecture.md", "lecture.zh.md") if lang == "zh" else place
+
+
 def own_words(week: Week) -> Mapping[str, str]:
     """The words that a week's own file adds."""
     path = ROOT / "checks" / week.folder / "texts.toml"

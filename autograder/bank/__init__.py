@@ -48,6 +48,15 @@ def mutants(week: Week, reference: str) -> list[Mutant]:
     return [_mutant(path, reference) for path in sorted((BANK / week.folder / "mutants").glob("*.toml"))]
 
 
+def translations(week: Week, reference: Path) -> dict[tuple[str, str], str]:
+    """The Chinese of the week's misconceptions, by task and English text; none where the reference is not at hand."""
+    try:
+        found = mutants(week, reference.read_text(encoding="utf-8"))
+    except OSError:
+        return {}
+    return {(mutant.task, mutant.misconception): mutant.misconception_zh for mutant in found}
+
+
 def alternatives(week: Week) -> list[Path]:
     """The stub files of the week's alternatives."""
     return sorted((BANK / week.folder / "alternatives").glob(f"*/{week.stub}"))

@@ -7,6 +7,17 @@ from dataclasses import dataclass
 
 from autograder.judge.check import CheckInfo
 
+STATUS_ZH = {
+    "passed": "通过",
+    "partial": "部分通过",
+    "failed": "未通过",
+    "wrong": "未通过",
+    "unattempted": "未尝试",
+    "error": "出错",
+    "timeout": "超时",
+    "crash": "崩溃",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -56,6 +67,22 @@ def status(outcomes: Sequence[Outcome]) -> str:
         return "unattempted"
     gates = {o.kind for o in outcomes if o.info.gate and o.kind != "passed"} or kinds
     return "error" if gates & {"error", "crash"} and "wrong" not in gates else "failed"
+
+
+def stake(info: CheckInfo, weights: float, points: int, lang: str) -> str:
+    """How many of a task's points hang on a check, in words; nothing where there are none.
+
+    Args:
+        weights: of all the task's checks together.
+        points: of the task.
+    """
+    zh = lang == "zh"
+    if not points:
+        return ""
+    if info.gate:
+        return f"决定本任务的全部 {points} 分" if zh else f"decides all {points} points of the task"
+    share = f"{info.weight / weights * points:.2g}"
+    return f"关系到 {share} 分" if zh else f"{share} points hang on it"
 
 
 def headline(outcomes: Sequence[Outcome]) -> Outcome | None:

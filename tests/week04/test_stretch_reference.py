@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from autograder import bank
 from autograder.engine import task_result
-from autograder.feedback import page
+from autograder.feedback import Words, page
 from autograder.inside.registry import find_builder
 from autograder.judge import scoring
 from autograder.judge.check import CheckInfo
@@ -262,7 +262,7 @@ def run_of(task_id: str, kind: str) -> TaskRun:
 def test_a_stretch_task_is_told_and_costs_nothing(kinds, status, last, capsys):
     assert print_check([run_of(task, kind) for task, kind in kinds.items()], Path("x.py")) == status
     lines = capsys.readouterr().out.splitlines()
-    assert lines[-1] == last
+    assert lines[-1].endswith(last) and f" {lines[-1]}".endswith(f" {last}")
     word = {"passed": "passed", "wrong": "failed"}[kinds["4.5"]]
     assert f"4.5  checkpointed: {word}, stretch, no points" in lines
 
@@ -270,7 +270,7 @@ def test_a_stretch_task_is_told_and_costs_nothing(kinds, status, last, capsys):
 def test_a_page_leaves_an_unattempted_stretch_task_alone():
     tasks = [task_result(run_of(task, kind)) for task, kind in (("4.1", "unattempted"), ("4.5", "unattempted"), ("4.6", "wrong"))]
     about = {"student": "s", "status": "graded", "isolation": "bwrap", "message": "", "notices": []}
-    text = page({**about, "score": 0, "max_score": 70, "tasks": tasks}, WEEK)
+    text = page({**about, "score": 0, "max_score": 70, "tasks": tasks}, Words(WEEK))
     assert "| 4.5 | checkpointed | stretch, no points | unattempted |" in text
     assert "## 4.1" in text and "## 4.5" not in text and "## 4.6" in text
 
