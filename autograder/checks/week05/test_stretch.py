@@ -56,8 +56,8 @@ AFFINE = ((4, (4,), 4), (4, (3, 6), 6), (8, (4, 3, 5), 10))  # num_bits, shape, 
 def test_quantize_affine(student, oracle, rng):
     """Each block has the step and the zero point of its own range, zero included, and each element the nearest integer."""
     for num_bits, shape, block_size in AFFINE:
-        for kinds in ("0", "0+-"):
-            with at(f"num_bits={num_bits}, x of shape {shape}, block_size={block_size}, blocks of signs {kinds}"):
+        for kinds, signs in (("0", "of both signs"), ("0+-", "in turn of both signs, positive, negative")):
+            with at(f"num_bits={num_bits}, x of shape {shape}, block_size={block_size}, blocks {signs}"):
                 compare_affine(student, oracle, draw_affine(rng, num_bits, shape, block_size, kinds), num_bits, block_size)
 
 

@@ -749,9 +749,9 @@ def test_no_autocast(student, oracle, rng):
         with at("a model in evaluation mode" if evaluating else "a model in training mode"):
             with student.aside():
                 seen = trained(student, 1, even(rng), dtype="float32", evaluating=evaluating)["watched"]["seen"]
-            modes = sorted({f"autocast {call['autocast']}, training {call['training']}" for call in seen})
+            modes = sorted({f"autocast={call['autocast']}; training={call['training']}" for call in seen})
             student.note(modes)
-            equal(modes, [f"autocast off, training {not evaluating}"], "the list of modes of the model's forward")
+            equal(modes, [f"autocast=off; training={not evaluating}"], "the list of modes of the model's forward")
 
 
 @check("6.4", weight=2)
@@ -781,7 +781,8 @@ def test_clipping(student, oracle, rng):
     """The gradients of all micro-batches together are clipped once, after they were unscaled."""
     seed, batches = int(rng.integers(2**31)), even(rng)
     for how in ({"norm": 0.01}, {"norm": 1e3}, {"norm": 0.01, "scale": 2.0**10}):
-        with at(", ".join(f"{'max_grad_norm' if name == 'norm' else 'first scale'} {value:g}" for name, value in how.items())):
+        scaled = f", a scaler that begins with {how['scale']:g}" if "scale" in how else ""
+        with at(f"max_grad_norm={how['norm']:g}{scaled}"):
             got, want = step(student, seed, batches, **how), told(oracle, seed, batches, how)
             # clip_grad_norm_ adds 1e-6 to the norm before it divides, others do not: 1e-6 of a gradient of about 1.
             same_step(got, want, rtol=1e-5 if how["norm"] < 1 else 1e-9)

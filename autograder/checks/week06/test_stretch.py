@@ -191,9 +191,8 @@ def test_both_orders(student, oracle, rng):
     for kind, options in KINDS.items():
         for which, (start, a, b) in enumerate(options):
             lines = [line_of(rng, kind, "all", which)]
-            with at(
-                f"a reply A with {a} x and B with {b}, and a judge that ties on {start!r}" if start != "odd" else f"{a} x and {b}"
-            ):
+            ties = f", and a judge that ties on {start!r}" if start != "odd" else ""
+            with at(f"a reply A with {a} x and B with {b}{ties}"):
                 compare_reports(student, oracle, lines, ["all"])
 
 

@@ -219,11 +219,8 @@ def test_hydra_start(student, oracle, rng):
             _, zero, _, base_only = oracle(hydra_start, case, x)
             close(B, zero, "lora_B of a new layer", rtol=0)
             independent_rows(student, A, "lora_A")
-            demand(
-                rows == len(router),
-                f"router.weight of a new layer has {rows} different rows\n  expected: {len(router)}, or the branches that are "
-                "weighted equally stay equal",
-            )
+            wanted = f"{len(router)}, or the branches that are weighted equally stay equal"
+            demand(rows == len(router), f"router.weight of a new layer has {rows} different rows\n  expected: {wanted}")
             close(y, base_only, "layer(x) of a new layer")
 
 

@@ -35,7 +35,7 @@ def scores_after(lib: Session, steps: list[tuple[Factors, Factors]], *betas: flo
 def compare_scores(student, oracle, rng, steps: int, *betas: float) -> None:
     for shape in TRIPLETS:
         drawn = draw_steps(rng, *shape, steps)
-        with at(f"P of shape {drawn[0][0][0].shape}, Q of shape {drawn[0][0][2].shape}, {steps} step(s), betas {betas}"):
+        with at(f"{steps} step(s), betas {betas}, P of shape {drawn[0][0][0].shape}, Q of shape {drawn[0][0][2].shape}"):
             close(scores_after(student, drawn, *betas), oracle(scores_after, drawn, *betas), "the vector of scores")
 
 
@@ -402,7 +402,7 @@ def test_dpo_loss(student, oracle, rng):
     """The loss is the mean of -log sigmoid(beta (margin of the model - margin of the model without its adapters))."""
     for batch, lengths, beta in ((1, (2, 2), 1.0), (3, (5, 5), 0.3), (2, (4, 6), 2.0)):
         model, pairs = new_model(rng), draw_pairs(rng, batch, lengths, 0, 0)
-        with at(f"{pairs.rung}, beta={beta}"):
+        with at(f"beta={beta}, {pairs.rung}"):
             close(preference(student, model, pairs, beta), oracle(preference, model, pairs, beta), "the loss")
 
 

@@ -159,7 +159,7 @@ def test_average_refuses(student, oracle, rng):
     }
     for name in ("fedavg_factors", "fedavg_exact"):
         for case, args in wrong.items():
-            with at(f"{name}, {case}"):
+            with at(name), at(case):
                 student.raises("ValueError", act=lambda name=name, args=args: getattr(student, name)(*args))
 
 
@@ -385,11 +385,9 @@ def test_generator_start(student, oracle, rng):
             parts = (("bank_A", 0, experts, "experts"), ("gate", 1, experts, "experts"), ("gate", 0, layers, "layers"))
             for name, dim, count, what in parts:
                 found = student.probe("week08.distinct", made, name, dim)
-                demand(
-                    found == count,
-                    f"of {count} {what}' parts of {name} in a new generator only {found} differ\n  expected: {count}, "
-                    "or they get the same gradients and stay equal",
-                )
+                wanted = f"{count}, or they get the same gradients and stay equal"
+                differ = f"of {count} {what}' parts of {name} in a new generator only {found} differ"
+                demand(found == count, f"{differ}\n  expected: {wanted}")
 
 
 @check("8.3", weight=1)

@@ -34,7 +34,7 @@ def parts(lib: Session, mapping: Handle, like: Update, name: str, dtype: str = "
     """The tensors of a dict, of the names, shapes and dtype that they should have."""
     found = lib.probe("week08.parts", mapping)
     equal(sorted(found), sorted(like), f"the list of {name}'s names")
-    return {part: lib.array(found[part], f"{name}'s {part!r}", value.shape, dtype) for part, value in like.items()}
+    return {part: lib.array(found[part], f"the tensor {part!r} of {name}", value.shape, dtype) for part, value in like.items()}
 
 
 def private(
@@ -98,7 +98,7 @@ def test_updates_stay(student, oracle, rng):
     for k, (handle, before) in enumerate(zip(handles, (*updates, noise), strict=True)):
         what = f"update {k}" if k < len(updates) else "the noise"
         for name, value in parts(student, handle, before, what).items():
-            close(value, before[name], f"{what}'s {name!r} afterwards", rtol=0)
+            close(value, before[name], f"the tensor {name!r} of {what} afterwards", rtol=0)
 
 
 @check("8.5", weight=1)
