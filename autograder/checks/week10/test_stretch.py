@@ -110,7 +110,10 @@ def test_model_untouched(student, oracle, rng):
         student.pgd(model, x, tensor(case.y), case.epsilon, case.step_size, case.steps)
         with student.aside():
             after = student.probe("week10.state", model)
-        for part, said in (("modes", "whether each of the model's parts trains"), ("trainable", "whether each parameter is trainable")):
+        for part, said in (
+            ("modes", "whether each of the model's parts trains"),
+            ("trainable", "whether each parameter is trainable"),
+        ):
             student.note([part, after[part]])
             equal(after[part], before[part], f"{said}, after the call")
         for part, said in (("values", "value"), ("gradients", "gradient")):
