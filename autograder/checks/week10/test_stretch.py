@@ -251,7 +251,7 @@ def scanned(lib: Session, scan: Scan) -> list[Any]:
 
 def compare_scans(student, oracle, scan: Scan) -> None:
     threshold = "left out" if scan.threshold is None else scan.threshold
-    with at(f"inputs of shape {scan.inputs.shape}, {len(scan.candidates)} candidates, threshold={threshold}"):
+    with at(f"{len(scan.candidates)} candidates, inputs of shape {scan.inputs.shape}, threshold={threshold}"):
         equal(scanned(student, scan), oracle(scanned, scan), "the pairs of a token and its score")
 
 

@@ -231,7 +231,7 @@ def compare_ties(student, oracle, deltas, density: float, scale: float = 1.0, rt
 def test_ties(student, oracle, rng):
     """Trim each update, elect a sign at each position, and take the mean of the entries that agree with it."""
     for tasks, shape, density in ((1, (2, 2), 0.5), (2, (2, 5), 1.0), (3, (4, 5), 0.5), (5, (6, 7), 0.25), (4, (3, 2, 5), 0.7)):
-        with at(f"updates of shape {shape}, {tasks} of them, density {density}"):
+        with at(f"density {density}, number of updates {tasks}, shape {shape}"):
             compare_ties(student, oracle, [rng.standard_normal(shape) for _ in range(tasks)], density)
 
 

@@ -146,7 +146,7 @@ def test_bad_configurations(student, oracle, rng):
 def test_not_finite(student, oracle, rng):
     """A metric that is NaN or infinite is a ValueError."""
     for value in ("nan", "inf", "-inf"):
-        with at(f"a metric that is {value}"):
+        with at(f"a metric of {value}"):
             config = student.build("week12.held_metric", value=value)
             student.raises("ValueError", act=lambda config=config: student.run_experiment(config))
 
