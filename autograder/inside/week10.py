@@ -89,8 +89,8 @@ def _sorted(value: Any) -> Any:
 @probe
 def shared(adapter: Any, other: Any) -> list[str]:
     """Where `adapter` holds a dict or a list that `other` holds as well."""
-    known = {id(part) for _, part in _containers(other, "the adapter")}
-    return sorted(path for path, part in _containers(adapter, "the adapter") if id(part) in known)
+    known = {id(part) for _, part in _containers(other, "adapter")}
+    return sorted(path for path, part in _containers(adapter, "adapter") if id(part) in known)
 
 
 def _containers(value: Any, path: str) -> Iterator[tuple[str, Any]]:

@@ -26,7 +26,8 @@ class Conv(NamedTuple):
         _, in_channels, kh, kw = self.A.shape
         sizes = f"in_channels={in_channels}, out_channels={len(self.B)}, kernel_size=({kh}, {kw}), rank={len(self.A)}"
         more = "".join(f", {name}={value}" for name, value in self.options.items())
-        return f"{sizes}, alpha={self.alpha}{more}" + ("" if self.bias is not None else ", no bias")
+        said = f"{sizes}, alpha={self.alpha}{more}"
+        return said if self.bias is not None else f"{said}, no bias"
 
 
 # in, out, kernel, rank, alpha, bias, options; smallest first
@@ -111,7 +112,7 @@ def test_conv_merged_output(student, oracle, rng):
         shape = oracle(conv_shape, case, x)
         want = oracle(conv_output, case, x, shape)
         for calls in (("merge",), ("merge", "unmerge"), ("merge", "unmerge", "merge")):
-            with at(f"{case.rung}, after {' and '.join(calls)}"):
+            with at(f"{case.rung}, after {', '.join(calls)}"):
                 close(conv_output(student, case, x, shape, *calls), want, "layer(x)")
 
 
@@ -252,7 +253,7 @@ def test_conv_base_is_kept(student, oracle, rng):
         student.write(base.weight, other.weight)
         want = oracle(conv_output, other, x, shape)
         close(student.read(layer(tensor(x)), shape), want, "layer(x) after base.weight was changed")
-        equal(student.probe("same", layer.base, base), True, "layer.base is the layer that was passed in")
+        equal(student.probe("same", layer.base, base), True, "whether layer.base is the layer that was passed in")
 
 
 @check("9.1", weight=1, tier="advanced")
@@ -665,7 +666,7 @@ def test_styles_are_kept(student, oracle, rng):
         equal(sorted(left[name]), sorted(style), f"the layers of the style {name!r} after the blends")
         for layer, (A, B, _) in style.items():
             for key, value in (("lora_A", A), ("lora_B", B)):
-                what = f"{key} of {name!r} in {layer}"
+                what = f"the factor {key} of the style {name!r} in {layer}"
                 close(student.array(left[name][layer].get(key), what, value.shape), value, f"{what} after the blends", rtol=0)
     equal(student.probe("week09.look", scales), given, "the scales after the blend")
 
@@ -724,7 +725,8 @@ class Fused(NamedTuple):
     def rung(self) -> str:
         out_features, in_features = self.weight.shape
         sizes = f"in_features={in_features}, out_features={out_features}, slices={list(self.factors)}, rank={self.rank}"
-        return f"{sizes}, alpha={self.alpha}, sizes={self.sizes}" + ("" if self.bias is not None else ", no bias")
+        said = f"{sizes}, alpha={self.alpha}, sizes={self.sizes}"
+        return said if self.bias is not None else f"{said}, no bias"
 
 
 # in_features, sizes, whether they are told, slices, rank, alpha, bias; smallest first
@@ -813,7 +815,7 @@ def test_fused_merged_output(student, oracle, rng):
         x = rng.standard_normal((2, rung[0]))
         want = oracle(fused_output, case, x)
         for calls in (("merge",), ("merge", "merge")):
-            with at(f"{case.rung}, after {' and '.join(calls)}"):
+            with at(f"{case.rung}, after {', '.join(calls)}"):
                 close(fused_output(student, case, x, *calls), want, "layer(x)")
 
 
@@ -900,7 +902,7 @@ def test_fused_dtype_and_base(student, oracle, rng):
                 student.read(getattr(layer.lora_A, name), A.shape, dtype, free=True)
                 student.read(getattr(layer.lora_B, name), B.shape, dtype, free=True)
             student.read(layer(tensor(x, dtype)), (2, 11), dtype, free=True)
-            equal(student.probe("same", layer.base, base), True, "layer.base is the layer that was passed in")
+            equal(student.probe("same", layer.base, base), True, "whether layer.base is the layer that was passed in")
 
 
 @check("9.4", weight=1, tier="advanced")

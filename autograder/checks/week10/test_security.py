@@ -352,8 +352,10 @@ def compare_digests(student: Session, adapter: Adapter, others: list[tuple[str, 
     found = [text != first for text in rest]
     student.note(found)
     for (what, _), changed in zip(others, found, strict=True):
-        verb = "changes" if changed else "stays the same"
-        demand(changed == changes, f"the fingerprint {verb}: {what}\n  expected: it {'changes' if changes else 'stays the same'}")
+        if changed:
+            demand(changes, f"the fingerprint changes: {what}\n  expected: it stays the same")
+        else:
+            demand(not changes, f"the fingerprint stays the same: {what}\n  expected: it changes")
 
 
 @check("10.3", weight=3, gate=True)
@@ -467,7 +469,7 @@ def test_order(student, oracle, rng):
     inner = adapter.configured(base=dict(reversed(adapter.config["base"].items())))
     keys = sorted(adapter.factors, key=lambda key: key[::-1])
     others = [("the tensors", tensors), ("the configuration", config), ("a dict in the configuration", inner)]
-    others.append(("the tensors, all B first", adapter._replace(factors={key: adapter.factors[key] for key in reversed(keys)})))
+    others.append(("the tensors (all B first)", adapter._replace(factors={key: adapter.factors[key] for key in reversed(keys)})))
     many = draw_adapter(rng, {f"layers.{i}.q": (2, 1) for i in range(40)}, rank=1)
     shuffled = [
         many._replace(factors={key: many.factors[key] for key in map(str, rng.permutation(list(many.factors)))}) for _ in range(2)
@@ -681,7 +683,7 @@ def test_losses_refused(student, oracle, rng):
         for value in (np.nan, np.inf):
             broken = getattr(good, name).copy()
             broken[1] = value
-            cases.append((f"{value} in {name}", good._replace(**{name: broken})))
+            cases.append((f"a loss of {value} in {name}", good._replace(**{name: broken})))
     for what, losses in cases:
         with at(what):
             student.raises("ValueError", act=lambda losses=losses: student.membership_auc(*map(tensor, losses)))

@@ -110,16 +110,19 @@ def test_model_untouched(student, oracle, rng):
         student.pgd(model, x, tensor(case.y), case.epsilon, case.step_size, case.steps)
         with student.aside():
             after = student.probe("week10.state", model)
-        for part in ("modes", "trainable"):
+        for part, said in (
+            ("modes", "whether each of the model's parts trains"),
+            ("trainable", "whether each parameter is trainable"),
+        ):
             student.note([part, after[part]])
-            equal(after[part], before[part], f"the list of {part} of the model's parts after the call")
-        for part in ("values", "gradients"):
+            equal(after[part], before[part], f"{said}, after the call")
+        for part, said in (("values", "value"), ("gradients", "gradient")):
             student.note([part, sorted(after[part])])
-            equal(sorted(after[part]), sorted(before[part]), f"the list of the parameters' {part} after the call")
+            equal(sorted(after[part]), sorted(before[part]), f"the list of parameters that have a {said} after the call")
             for name, value in before[part].items():
                 left = student.array(after[part][name], name, value.data.shape)
                 student.note([part, name, bool((left == value.data).all())])
-                close(left, value.data, f"{part} of {name} after the call", rtol=0)
+                close(left, value.data, f"the {said} of {name} after the call", rtol=0)
         close(student.read(x, case.x.shape), case.x, "x after the call", rtol=0)
         equal(student.flag(x.requires_grad), False, "requires_grad of x after the call")
 
@@ -248,7 +251,7 @@ def scanned(lib: Session, scan: Scan) -> list[Any]:
 
 def compare_scans(student, oracle, scan: Scan) -> None:
     threshold = "left out" if scan.threshold is None else scan.threshold
-    with at(f"inputs of shape {scan.inputs.shape}, {len(scan.candidates)} candidates, threshold={threshold}"):
+    with at(f"{len(scan.candidates)} candidates, inputs of shape {scan.inputs.shape}, threshold={threshold}"):
         equal(scanned(student, scan), oracle(scanned, scan), "the pairs of a token and its score")
 
 

@@ -84,7 +84,7 @@ def test_merged(student, oracle, rng):
     """Each merged weight is W0 + sum_k weights[k] (alpha_k / rank_k) B_k A_k, over the adapters that name it."""
     for sizes, targets in MODELS:
         base, adapters, weights = a_model(rng, sizes, targets)
-        said = "; ".join(", ".join(f"{n}: rank {r}, alpha {a}" for n, (r, a) in adapter.items()) for adapter in targets)
+        said = "; ".join(", ".join(f"{n}: rank={r}, alpha={a}" for n, (r, a) in adapter.items()) for adapter in targets)
         with at(f"weights {', '.join(sizes)} and adapters ({said}), all in float64"):
             compare_merged(student, oracle, base, adapters, weights)
             compare_merged(student, oracle, base, adapters, [-w if k % 2 else w for k, w in enumerate(weights)])
@@ -114,7 +114,7 @@ def test_rounded_once(student, oracle, rng):
         one = [Adapter(rng.uniform(0.5, 1.0, (rank, 5)), rng.uniform(1e-4, 2e-4, (6, rank)), 2.0) for _ in range(count)]
         adapters = [{"q": Adapter(rounded(a.A, stored), rounded(a.B, stored), a.alpha)} for a in one]
         weights = [1.0] * count
-        with at(f"{count} small update{'s' * (count > 1)} of a weight near 1, passed in {stored}"):
+        with at(f"small updates of a weight near 1, {count} of them, passed in {stored}"):
             got = merged(student, base, adapters, weights, None, stored, stored)["q"]
             exact = oracle(merged, base, adapters, weights, "float64", "float64", "float64")["q"]
             # no term is negative, so the exact sum is the terms' size too
@@ -231,7 +231,7 @@ def compare_ties(student, oracle, deltas, density: float, scale: float = 1.0, rt
 def test_ties(student, oracle, rng):
     """Trim each update, elect a sign at each position, and take the mean of the entries that agree with it."""
     for tasks, shape, density in ((1, (2, 2), 0.5), (2, (2, 5), 1.0), (3, (4, 5), 0.5), (5, (6, 7), 0.25), (4, (3, 2, 5), 0.7)):
-        with at(f"{tasks} update{'s' * (tasks > 1)} of shape {shape}, density {density}"):
+        with at(f"density {density}, number of updates {tasks}, shape {shape}"):
             compare_ties(student, oracle, [rng.standard_normal(shape) for _ in range(tasks)], density)
 
 

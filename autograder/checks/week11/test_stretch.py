@@ -48,7 +48,7 @@ def test_drop_rate(student, oracle, rng):
             student.note(round(share, 1))
             # binomial: beyond six standard deviations once in a billion
             room = 6 * (rate * (1 - rate) / count) ** 0.5
-            demand(abs(share - rate) < room, f"a share of {share:.3f} was dropped\n  expected: {rate} within {room:.3f}")
+            demand(abs(share - rate) < room, f"a share of {share:.3f} was dropped\n  expected: {rate}, give or take {room:.3f}")
 
 
 @check("11.5", weight=1)
@@ -93,7 +93,11 @@ def test_generator(student, oracle, rng):
     delta, seed = rng.uniform(0.5, 2.0, (7, 9)), int(rng.integers(2**30))
     got, want = draws(student, delta, 0.5, seed), oracle(draws, delta, 0.5, seed)
     for name, one, other in zip(
-        ("two generators of one seed give one result", "a second call gives another", "another seed gives another"),
+        (
+            "whether two generators of one seed give one result",
+            "whether a second call gives another",
+            "whether another seed does",
+        ),
         got,
         want,
         strict=True,

@@ -20,12 +20,12 @@ def compare(got: Any, want: Any, name: str) -> None:
         for key in want:
             compare(got[key], want[key], f'{name}["{key}"]')
     elif isinstance(want, list):
-        demand(type(got) is list, f"{name} is {show(got)}\n  expected: a list")
+        demand(type(got) is list, f"{name} is no list: {show(got)}\n  expected: a list")
         equal(len(got), len(want), f"the number of entries of {name}")
         for i, (one, other) in enumerate(zip(got, want, strict=True)):
             compare(one, other, f"{name}[{i}]")
     elif type(want) is float:
-        demand(type(got) in (int, float), f"{name} is {show(got)}\n  expected: {want}")
+        demand(type(got) in (int, float), f"{name} is no number: {show(got)}\n  expected: {want}")
         close(np.array(got, np.float64), np.array(want), name, atol=1e-12)
     else:
         equal(got, want, name)
@@ -77,7 +77,8 @@ def test_repeated(student, oracle, rng):
     demand(
         isinstance(first["runs"], list) and len(first["runs"]) == 2, 'result["runs"] is not a list with an entry for each seed'
     )
-    compare(again["runs"], first["runs"][1:], "the run of seed 9, alone,")
+    with at("seeds [9], compared with the second run of seeds [4, 9]"):
+        compare(again["runs"], first["runs"][1:], 'result["runs"]')
 
 
 @check("12.1", weight=2)
@@ -145,7 +146,7 @@ def test_bad_configurations(student, oracle, rng):
 def test_not_finite(student, oracle, rng):
     """A metric that is NaN or infinite is a ValueError."""
     for value in ("nan", "inf", "-inf"):
-        with at(f"a metric that is {value}"):
+        with at(f"a metric of {value}"):
             config = student.build("week12.held_metric", value=value)
             student.raises("ValueError", act=lambda config=config: student.run_experiment(config))
 
@@ -275,7 +276,7 @@ def lines_of(lib: Session, handle: Any, name: str) -> list[str]:
         found = lib.probe("week12.lines", handle)
     lib.note(type(found) is list)
     if type(found) is not list:
-        raise CheckFailed(f"{name} is {show(found)}\n  expected: a str")
+        raise CheckFailed(f"{name} is no text: {show(found)}\n  expected: a str")
     return [line.rstrip() for line in found]
 
 
