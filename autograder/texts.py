@@ -33,6 +33,7 @@ ROOT = Path(__file__).parent
 _GENERAL = ROOT / "judge" / "words.toml"
 _PROSE = re.compile(r"[A-Za-z]{2,},? +[A-Za-z]{2,}")  # two words in a row
 _HOLE = re.compile(r"\{(\d*)\}")
+_GAP = re.compile("(?<=[\u3000-\u9fff\uff00-\uffef]) (?=[\u3000-\u9fff\uff00-\uffef])")
 _LONG = 600  # characters of a line
 
 
@@ -101,9 +102,12 @@ class Texts:
 
 
 def _fill(chinese: str, parts: list[str]) -> str:
-    """A translation with its places filled: {} in order, {1} the second of the English."""
+    """A translation with its places filled: {} in order, {1} the second of the English.
+
+    The space that sets off a value is dropped where the place turns out to hold Chinese.
+    """
     following = iter(parts)
-    return _HOLE.sub(lambda match: parts[int(match[1])] if match[1] else next(following), chinese)
+    return _GAP.sub("", _HOLE.sub(lambda match: parts[int(match[1])] if match[1] else next(following), chinese))
 
 
 @functools.cache
