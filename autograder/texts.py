@@ -35,6 +35,7 @@ _PROSE = re.compile(r"[A-Za-z]{2,},? +[A-Za-z]{2,}")  # two words in a row
 _HOLE = re.compile(r"\{(\d*)\}")
 _GAP = re.compile("(?<=[\u3000-\u9fff\uff00-\uffef]) (?=[\u3000-\u9fff\uff00-\uffef])")
 _LONG = 600  # characters of a line
+_RAISED = re.compile(r"\w+: .* \(\S+:\d+: .*\)")  # an exception of the student's code, with the line that raised it
 
 
 class TextError(UserError):
@@ -82,7 +83,7 @@ class Texts:
     def _phrase(self, text: str) -> str:
         if text in self.words:
             return self.words[text]
-        if len(text) > _LONG or not re.search("[A-Za-z]", text):  # an array, or a long text of a student's
+        if len(text) > _LONG or not re.search("[A-Za-z]", text) or _RAISED.fullmatch(text):  # an array, or a student's words
             return text
         for pattern, chinese in self._patterns:
             if match := pattern.fullmatch(text):
