@@ -33,7 +33,9 @@ ROOT = Path(__file__).parent
 _GENERAL = ROOT / "judge" / "words.toml"
 _PROSE = re.compile(r"[A-Za-z]{2,},? +[A-Za-z]{2,}")  # two words in a row
 _HOLE = re.compile(r"\{(\d*)\}")
+_GAP = re.compile("(?<=[\u3000-\u9fff\uff00-\uffef]) (?=[\u3000-\u9fff\uff00-\uffef])")
 _LONG = 600  # characters of a line
+_RAISED = re.compile(r"\w+: .* \(\S+:\d+: .*\)")  # an exception of the student's code, with the line that raised it
 
 
 class TextError(UserError):
@@ -81,7 +83,7 @@ class Texts:
     def _phrase(self, text: str) -> str:
         if text in self.words:
             return self.words[text]
-        if len(text) > _LONG or not re.search("[A-Za-z]", text):  # an array, or a long text of a student's
+        if len(text) > _LONG or not re.search("[A-Za-z]", text) or _RAISED.fullmatch(text):  # an array, or a student's words
             return text
         for pattern, chinese in self._patterns:
             if match := pattern.fullmatch(text):
@@ -101,9 +103,12 @@ class Texts:
 
 
 def _fill(chinese: str, parts: list[str]) -> str:
-    """A translation with its places filled: {} in order, {1} the second of the English."""
+    """A translation with its places filled: {} in order, {1} the second of the English.
+
+    The space that sets off a value is dropped where the place turns out to hold Chinese.
+    """
     following = iter(parts)
-    return _HOLE.sub(lambda match: parts[int(match[1])] if match[1] else next(following), chinese)
+    return _GAP.sub("", _HOLE.sub(lambda match: parts[int(match[1])] if match[1] else next(following), chinese))
 
 
 @functools.cache

@@ -20,7 +20,12 @@ TEXTS = [
     *sorted((ROOT / "notebooks" / "zh").glob("*.ipynb")),
     ROOT / "syllabus.zh.md",
 ]
-MESSAGES = [*sorted((ROOT / "autograder" / "bank").rglob("*.toml")), *sorted((ROOT / "solutions").glob("*/answers.toml"))]
+MESSAGES = [
+    *sorted((ROOT / "autograder" / "bank").rglob("*.toml")),
+    *sorted((ROOT / "autograder" / "checks").glob("*/texts.toml")),
+    ROOT / "autograder" / "judge" / "words.toml",
+    *sorted((ROOT / "solutions").glob("*/answers.toml")),
+]
 
 
 @functools.cache

@@ -62,3 +62,16 @@ def test_a_message_line_by_line() -> None:
     said = "With rank=2, x of shape (3,):\nthe loss of my step is wrong\n  TypeError: x is wrong, (is wrong"
     assert found.message(said, "en") == said
     assert found.message(said, "zh").split("\n")[:2] == ["取 rank=2, x of shape (3,)：", "my step 的 loss 不正确"]
+
+
+def test_no_space_between_chinese() -> None:
+    found = texts.Texts({}, {"{} is wrong": "{} 不正确", "the loss": "损失", "the loss L": "损失 L"})
+    assert found.message("the loss is wrong\nthe loss L is wrong", "zh") == "损失不正确\n损失 L 不正确"
+
+
+def test_the_words_of_an_exception_stay() -> None:
+    found = texts.Texts({}, {"{} raised {}": "{} 引发了 {}", "{} has shape {}": "{} 的形状为 {}"})
+    theirs = 'ValueError: W has shape (3,) (a.py:7: raise ValueError(f"W has shape {W.shape}"))'
+    assert found.message(f"f(W) raised {theirs}", "zh") == f"f(W) 引发了 {theirs}"
+    ours = "TypeError: A has shape (3,)"  # no line of the student's raised it
+    assert found.message(f"f(W) raised {ours}", "zh") == "f(W) 引发了 TypeError: A 的形状为 (3,)"

@@ -52,7 +52,8 @@ def product(lib: Session, W: np.ndarray, rank: int) -> np.ndarray:
 def compare_products(student, oracle, rng, ladder) -> None:
     for rows, columns, own_rank, rank in ladder:
         W = graded(rng, rows, columns, own_rank)
-        with at(f"W of shape {W.shape}" + ("" if own_rank is None else f" and rank {own_rank}") + f", rank={rank}"):
+        shape = f"W of shape {W.shape}" if own_rank is None else f"W of shape {W.shape} and rank {own_rank}"
+        with at(f"{shape}, rank={rank}"):
             close(product(student, W, rank), oracle(product, W, rank), "the product B A", atol=NOISE)
 
 
@@ -235,7 +236,8 @@ def trained(lib: Session, layer: Layer, lr: float, steps: int) -> tuple[np.ndarr
 
 
 def compare_training(student, oracle, layer: Layer, steps: int, lr: float = LR, what: str = "") -> None:
-    with at(f"{layer.rung}, lr={lr}, steps={steps}{what}"):
+    rung = f"{layer.rung}, lr={lr}, steps={steps}"
+    with at(f"{rung}, {what}" if what else rung):
         got, want = trained(student, layer, lr, steps), oracle(trained, layer, lr, steps)
         for name, mine, right in zip(("b", "a", "the list of losses"), got, want, strict=True):
             close(mine, right, name, atol=NOISE)
@@ -261,9 +263,9 @@ def test_every_step(student, oracle, rng):
     """All steps are taken and the last point is returned, also where the base fits already or the loss rises."""
     prepare(student, oracle)
     layer = gentle(rng, *LAYERS[1])
-    compare_training(student, oracle, layer, 2, lr=1000.0, what=", a rate that is too large")
+    compare_training(student, oracle, layer, 2, lr=1000.0, what="a rate that is too large")
     fitted = layer._replace(Y=layer.X @ layer.W0.T)
-    compare_training(student, oracle, fitted, 3, what=", targets that W0 gives by itself")
+    compare_training(student, oracle, fitted, 3, what="targets that W0 gives by itself")
 
 
 @check("2.3", weight=1)
@@ -412,7 +414,7 @@ def test_amplification(student, oracle, rng):
     """The factor is ||dW||_F over the norm of W projected onto the top singular directions of dW, on both sides."""
     for rows, columns, own_rank, rank in UPDATES:
         W, dW = graded(rng, rows, columns), graded(rng, rows, columns, own_rank)
-        with at(f"W of shape {W.shape}, dW of " + (f"rank {own_rank}" if own_rank else "full rank") + f", rank={rank}"):
+        with at(f"W of shape {W.shape}, dW of {f'rank {own_rank}' if own_rank else 'full rank'}, rank={rank}"):
             close(factor(student, W, dW, rank), oracle(factor, W, dW, rank), "amplification_factor(...)")
 
 

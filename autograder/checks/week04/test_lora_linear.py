@@ -132,8 +132,8 @@ def test_start(student, oracle, rng):
             found = int(np.linalg.matrix_rank(A))
             demand(
                 found == len(case.A),
-                f"lora_A of a new layer has {found} linearly independent rows\n  expected: {len(case.A)}, "
-                "or the gradient of B cannot reach every direction",
+                f"lora_A of a new layer has {found} linearly independent rows\n"
+                f"  expected: {len(case.A)}, or the gradient of B cannot reach every direction",
             )
             close(y, base_only, "layer(x) of a new layer")
 
@@ -156,7 +156,7 @@ def test_gradients(student, oracle, rng):
         for B in (np.zeros_like(case.B), case.B):  # at the start only B learns
             now = case._replace(B=B)
             x, g = rng.standard_normal((4, shape[0])), rng.standard_normal((4, shape[1]))
-            with at(now.rung + (", B = 0" if not B.any() else "")):
+            with at(now.rung if B.any() else f"{now.rung}, B = 0"):
                 names, got = gradients(student, now, x, g)
                 want_names, want = oracle(gradients, now, x, g)
                 for what, mine, right in zip(("lora_A", "lora_B", "x"), got, want, strict=True):
@@ -268,7 +268,8 @@ def test_base_is_kept(student, oracle, rng):
         student.write(layer.lora_B, case.B)
         student.write(base.weight, other.weight)
         close(student.read(layer(tensor(x)), (4, 5)), oracle(output, other, x), "layer(x) after base.weight was changed")
-        equal(student.probe("same", layer.base, base), True, "layer.base is the layer that was passed in")
+        same = student.probe("same", layer.base, base)
+        demand(same is True, "layer.base is not the layer that was passed in\n  expected: the same object")
 
 
 @check("4.1", weight=1, tier="advanced")

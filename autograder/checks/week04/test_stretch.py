@@ -186,7 +186,7 @@ def compare_rates(student: Session, oracle, rng, *kinds: str) -> None:
     seed = int(rng.integers(2**31))
     for kind in kinds:
         for lr, ratio in RATES:
-            with at(f"{MODELS[kind]}, lr={lr}, ratio={ratio}"):
+            with at(f"a model of {MODELS[kind]}, lr={lr}, ratio={ratio}"):
                 found, got = group_rates(student, own, seed, kind, lr, ratio)
                 like, want = oracle(group_rates, own, seed, kind, lr, ratio)
                 equal(found["listed"], like["listed"], "the list of all parameters in the groups")
@@ -418,7 +418,8 @@ def test_applier_counts(student, oracle, rng):
     for method in METHODS:
         own = owns(student, oracle, method)
         for targets, share in ((["q"], False), (["v", "mlp.0"], False), (["base"], True)):
-            with at(f'method="{method}", target_modules={targets}' + (", a Linear shared by two blocks" if share else "")):
+            rung = f'method="{method}", target_modules={targets}'
+            with at(f"{rung}, a Linear shared by two blocks" if share else rung):
                 got = counted(student, own, seed, method, targets, share)
                 want = oracle(counted, own, seed, method, targets, share)
                 for name in want:
@@ -468,7 +469,8 @@ def test_applier_in_place(student, oracle, rng):
         own = owns(student, oracle, method)
         with at(f'method="{method}"'):
             model, _, returned = applied(student, own, 1, method, ["q"])
-            equal(student.probe("same", model, returned), True, "apply() returns the model that was passed in")
+            same = student.probe("same", model, returned)
+            demand(same is True, "apply() does not return the model that was passed in\n  expected: the same object")
         with at(f'method="{method}", apply() called twice'):
             compare_models(student, oracle, rng, method, ["q", "base"], times=2)
             names = student.names_of("trainable_names", applied(student, own, 1, method, ["base"], times=2)[0])
@@ -488,7 +490,8 @@ def test_applier_shared_layer(student, oracle, rng):
         model, *_ = applied(student, True, 1, "adapter", ["block.0.base"], share=True)
         student.PEFTApplier(model, "adapter", ["block.1.base"], SIZE).apply()
         first, second = model.get_submodule("block.0.base"), model.get_submodule("block.1.base")
-        equal(student.probe("same", first, second), True, "one AdapterLinear stands in both blocks")
+        same = student.probe("same", first, second)
+        demand(same is True, "another AdapterLinear stands in the second block\n  expected: the same object in both")
 
 
 @check("4.7", weight=1, tier="advanced")
