@@ -25,12 +25,12 @@ from autograder.judge.runner import TaskRun
 from autograder.manifest import Lang, load
 from course.labs.core import ROOT
 
-TASK, MUTANT, WIDTH = "4.1", "scaled_by_alpha", 112
+TASK, MUTANT, WIDTH = "4.1", "scaled_by_alpha", 120
 FILES: dict[Lang, Path] = {"en": ROOT / "docs/pictures/check.svg", "zh": ROOT / "docs/pictures/check.zh.svg"}
 # As rich's own, but without its fonts from the web and its window buttons.
 FORMAT = """\
 <svg class="rich-terminal" viewBox="0 0 {width} {height}" xmlns="http://www.w3.org/2000/svg" role="img">
-<title>{chrome_title}</title>
+<title>autograder check 4.1</title>
 <style>
 .{unique_id}-matrix {{
   font-family: ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", "Noto Sans Mono CJK SC", monospace;
@@ -42,8 +42,8 @@ FORMAT = """\
 <clipPath id="{unique_id}-clip-terminal"><rect x="0" y="0" width="{terminal_width}" height="{terminal_height}"/></clipPath>
 {lines}
 </defs>
-<rect fill="#161b22" stroke="#6e7681" stroke-width="2" x="1" y="1" width="{terminal_width}" height="{terminal_height}" rx="8"/>
-<g transform="translate({terminal_x}, {terminal_y})" clip-path="url(#{unique_id}-clip-terminal)">
+<rect fill="#161b22" stroke="#6e7681" stroke-width="2" width="100%" height="100%" rx="8"/>
+<g transform="translate({terminal_x}, 20)" clip-path="url(#{unique_id}-clip-terminal)">
 {backgrounds}
 <g class="{unique_id}-matrix">
 {matrix}
@@ -86,7 +86,7 @@ def picture(page: RenderableType, lang: Lang) -> str:
     console = Console(record=True, width=WIDTH, file=io.StringIO(), force_terminal=True, color_system="truecolor", legacy_windows=False)
     console.print(Text(f"$ autograder check {TASK}" + (" --lang zh" if lang == "zh" else ""), style="bold"))
     console.print(page)
-    svg = console.export_svg(title=f"autograder check {TASK}", code_format=FORMAT, unique_id="check", font_aspect_ratio=0.61)
+    svg = console.export_svg(code_format=FORMAT, unique_id="check", font_aspect_ratio=0.61)
     return "\n".join(line.rstrip() for line in svg.splitlines()) + "\n"
 
 
