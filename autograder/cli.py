@@ -80,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--file", type=Path, help="the file to check (default: exercises/weekNN/<stub>)")
     check.add_argument("--tier", choices=("basic", "advanced"), help="only the checks of this tier")
     check.add_argument("--seed", type=int, default=0, help="what the inputs are drawn from (default 0)")
+    check.add_argument("--lang", choices=("en", "zh"), default="en", help="the language (default en)")
     check.add_argument("--github", action="store_true", help="in GitHub Actions: points as annotations, a table as summary")
     check.set_defaults(run=_check)
 
@@ -527,7 +528,7 @@ def _check(arguments: argparse.Namespace) -> int:
     with home.hidden_packages(week):
         runner.run_in_pytest(lambda: runs.extend(runner.run(judge.loopback(path.resolve()))), silent=False)
 
-    status = print_check(runs, path)
+    status = print_check(runs, path, arguments.lang)
     if arguments.github:
         print_github(runs)
     return status

@@ -32,6 +32,8 @@ GRADER = (
     "projectcode.py",
     "projectpage.py",
     "report.py",
+    "show.py",
+    "texts.py",
     "inside",
     "judge",
 )
@@ -45,7 +47,7 @@ WHOLE = (
 # What grading one week needs on another machine, the week's secrets among it: for those who grade.
 GRADING = (
     "LICENSE", "autograder/*.*", "autograder/bank/*.py", "autograder/bank/{week}/mutants/**/*", "autograder/checks/*.py",
-    "autograder/checks/{week}/**/*", "autograder/inside/*.py", "autograder/judge/*.py", "constraints.txt", "course/__init__.py",
+    "autograder/checks/{week}/**/*", "autograder/inside/*.py", "autograder/judge/*.*", "constraints.txt", "course/__init__.py",
     "course/course.toml", "course/labs/**/*", "pyproject.toml", "solutions/{week}/{stub}",
 )  # fmt: skip
 _JUNK = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")

@@ -24,39 +24,11 @@ if TYPE_CHECKING:
 _ROWS = 40
 
 
-def print_check(runs: list[TaskRun], path: Path) -> int:
+def print_check(runs: list[TaskRun], path: Path, lang: Lang = "en") -> int:
     """A student's own check; returns the exit status."""
-    print(f"{path} (checked in this process, not isolated, no marks)\n")
-    points = 0.0
-    for run in runs:
-        share = scoring.share(run.outcomes) if run.outcomes else 0.0
-        points += share * run.task.points
-        status = scoring.status(run.outcomes) if run.outcomes else "no checks in this tier"
-        worth = "stretch, no points" if run.task.stretch else f"{share * run.task.points:.4g} of {run.task.points} points"
-        print(f"{run.task.id}  {run.task.title.en}: {status}, {worth}")
-        if status == "unattempted":
-            print(f"     not attempted yet; read {run.task.lecture}\n")
-            continue
-        if run.unloadable:
-            print(f"     {run.unloadable}\n")
-            continue
-        told: set[str] = set()
-        for outcome in run.outcomes:
-            mark = "ok  " if outcome.kind == "passed" else "FAIL" if outcome.kind == "wrong" else outcome.kind.upper()
-            print(f"     {mark} {outcome.summary}")
-            if outcome.kind not in ("passed", "unattempted"):
-                print("\n".join(f"          {line}" for line in outcome.message.splitlines()))
-                if outcome.misconception and outcome.misconception not in told:
-                    told.add(outcome.misconception)
-                    print(f"          likely misunderstanding: {outcome.misconception}")
-        if status != "passed" and run.outcomes:
-            print(f"     read {run.task.lecture}")
-        print()
-    total = sum(run.task.points for run in runs)
-    if total:
-        print(f"{points:.4g} of {total} points")
-    else:
-        print("a stretch task has no points" if len(runs) == 1 else "stretch tasks have no points")
+    from autograder import show
+
+    show.say(show.page(runs, path, lang))
     # Stretch tasks decide only where nothing else was asked for.
     decisive = [run for run in runs if not run.task.stretch] or runs
     return 0 if all(run.outcomes and scoring.share(run.outcomes) == 1 for run in decisive) else 1

@@ -173,7 +173,7 @@ def test_traces_hold_what_was_seen(session: Session) -> None:
 def test_comparisons() -> None:
     close(np.array([1.0, 2.0]), np.array([1.0, 2.0 + 1e-10]), "y")
     with pytest.raises(
-        CheckFailed, match=r"y is wrong\n  expected: \[1\., 2\.\]\n  got:      \[1\., 3\.\]\n  largest difference: 1 at \[1\]"
+        CheckFailed, match=r"y is wrong\n  expected: \[1\., 2\.\]\n  got:      \[1\., 3\.\]\n  1 of 2 values differ, most at \[1\]: 3, not 2"
     ):
         close(np.array([1.0, 3.0]), np.array([1.0, 2.0]), "y")
     with pytest.raises(CheckFailed):

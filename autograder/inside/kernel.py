@@ -19,6 +19,7 @@ def main() -> None:
     confine.limit(limits["cpu_seconds"], limits["memory_mib"], limits["file_mib"])
     confine.drop_privileges()
     confine.filter_system_calls(kernel=True)  # before there is a second thread, which would be without
+    os.environ["AUTOGRADER_GRADING"] = "1"  # autograder.check() says "graded separately"
     os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
     from ipykernel.kernelapp import IPKernelApp
 

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from autograder.judge.evidence import place, relation
 from autograder.judge.session import CheckFailed, Handle, Session, at, show, tensor
 
 __all__ = ["CheckFailed", "Handle", "Session", "at", "check", "close", "demand", "equal", "show", "tensor"]
@@ -58,23 +59,38 @@ def check(task: str, *, weight: float = 1, gate: bool = False, tier: str = "basi
     return mark
 
 
-def close(got: np.ndarray, want: np.ndarray, name: str, rtol: float = 1e-9, atol: float | np.ndarray = 0.0) -> None:
+def close(
+    got: np.ndarray,
+    want: np.ndarray,
+    name: str,
+    rtol: float = 1e-9,
+    atol: float | np.ndarray = 0.0,
+    known: np.ndarray | None = None,
+) -> None:
     """Demand that `got` equals `want` within rtol * max|want| + atol; `atol` may be elementwise.
 
+    Args:
+        known: the part of `want` that is not the submission's doing (a frozen layer's output): a failure then says how
+            what the submission adds to it is related to what it should add.
+
     Raises:
-        CheckFailed: saying what was expected and where the two differ most.
+        CheckFailed: saying what was expected, where the two differ and how they are related.
     """
     want = np.asarray(want)
     if got.shape != want.shape:  # ours: an observation has passed its shape already
         raise ValueError(f"{name}: shapes {got.shape} and {want.shape}")
     error = np.abs(got.astype(np.float64) - want.astype(np.float64))
     bound = rtol * np.abs(want).max(initial=0.0) + atol
-    if not (error <= bound).all():  # not a number is no match either
-        worst = np.unravel_index(np.argmax(error - bound), error.shape)
-        index = f" at {[int(i) for i in worst]}" if error.ndim else ""
-        raise CheckFailed(
-            f"{name} is wrong\n  expected: {show(want)}\n  got:      {show(got)}\n  largest difference: {error[worst]:.3g}{index}"
-        )
+    wrong = ~(error <= bound)  # not a number is no match either
+    if not wrong.any():
+        return
+    worst = np.unravel_index(np.argmax(error - bound), error.shape)
+    lines = [f"{name} is wrong", f"  expected: {show(want)}", f"  got:      {show(got)}"]
+    if error.size > 1:
+        index = ", ".join(str(int(i)) for i in worst)
+        count = f"{int(wrong.sum())} of {wrong.size} values differ{place(wrong)}"
+        lines.append(f"  {count}, most at [{index}]: {got[worst]:.6g}, not {want[worst]:.6g}")
+    raise CheckFailed("\n".join(lines), relation=relation(got, want, known))
 
 
 def equal(got: Any, want: Any, name: str) -> None:

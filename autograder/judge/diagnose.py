@@ -77,9 +77,9 @@ class Diagnoser:
                 named[check] = found[0].name
         return named
 
-    def misconception(self, name: str) -> str:
-        text: str = next(m.misconception for m in self.mutants if m.name == name)
-        return text
+    def misconception(self, name: str) -> tuple[str, str]:
+        """A mutant's, in English and in Chinese."""
+        return next((m.misconception, m.misconception_zh) for m in self.mutants if m.name == name)
 
     def _fails_like(self, mutant: Mutant, check: str, trace: Trace) -> bool:
         passed, known = self._known_trace(mutant, check)

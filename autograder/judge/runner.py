@@ -297,12 +297,15 @@ class Runner:
 
     def _diagnosed(self, run: TaskRun) -> list[Outcome]:
         """The outcomes with the misconceptions that the failing ones' traces tell of."""
-        told = ("passed", "wrong", "error")
-        traces = {o.name: (o.kind == "passed", run.traces[f"test_{o.name}"]) for o in run.outcomes if o.kind in told}
+        seen = ("passed", "wrong", "error")
+        traces = {o.name: (o.kind == "passed", run.traces[f"test_{o.name}"]) for o in run.outcomes if o.kind in seen}
         named = self.diagnoser.name(run.task.id, traces)
-        return [
-            replace(o, misconception=self.diagnoser.misconception(named[o.name])) if o.name in named else o for o in run.outcomes
-        ]
+
+        def told(outcome: Outcome) -> Outcome:
+            english, chinese = self.diagnoser.misconception(named[outcome.name])
+            return replace(outcome, misconception=english, misconception_zh=chinese)
+
+        return [told(o) if o.name in named else o for o in run.outcomes]
 
     def _trace(self, name: str, session: Session) -> tuple[bool, list[Any]]:
         """Run one check on a session of our own; returns whether it passed, and what it observed."""

@@ -17,7 +17,7 @@ class Outcome:
         summary: the property that it states, one sentence.
         kind: "passed", or why not: "wrong", "error", "unattempted", "timeout", "crash".
         message: for the student; empty when passed.
-        misconception: the likely misunderstanding, when the failure matches a known one.
+        misconception, misconception_zh: the likely misunderstanding, when the failure matches a known one.
     """
 
     name: str
@@ -26,6 +26,7 @@ class Outcome:
     kind: str
     message: str = ""
     misconception: str | None = None
+    misconception_zh: str | None = None
 
 
 def share(outcomes: Sequence[Outcome]) -> float:

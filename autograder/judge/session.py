@@ -17,6 +17,7 @@ import numpy as np
 
 from autograder.inside import wire
 from autograder.inside.worker import MODULE, Worker
+from autograder.judge.evidence import Relation
 
 _SHOWN = 300
 _REPR = reprlib.Repr()  # bounded work on what a submission sent
@@ -45,11 +46,22 @@ class CheckFailed(Exception):
 
     Attributes:
         kind: "wrong", "error" (the student's code raised), "unattempted", "timeout" or "crash".
+
+    Args:
+        relation: how a wrong value is related to the right one; told as the last line.
     """
 
-    def __init__(self, message: str, kind: str = "wrong") -> None:
+    def __init__(self, message: str, kind: str = "wrong", relation: Relation | None = None) -> None:
         super().__init__(message)
         self.kind = kind
+        self.relation = relation
+        self.rungs: list[str] = []
+
+    def __str__(self) -> str:
+        lines = [*(f"With {rung}:" for rung in self.rungs), super().__str__()]
+        if self.relation:
+            lines.append(f"  {self.relation.told(', '.join(self.rungs))}")
+        return "\n".join(lines)
 
 
 class StudentError(CheckFailed):
@@ -361,7 +373,8 @@ def at(rung: str) -> Iterator[None]:
     try:
         yield
     except CheckFailed as error:
-        error.args = (f"With {rung}:\n{error}",) if error.kind != "unattempted" else error.args
+        if error.kind != "unattempted":
+            error.rungs.insert(0, rung)
         raise
 
 
