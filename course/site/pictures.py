@@ -13,19 +13,22 @@ import io
 import re
 import sys
 import tempfile
-from contextlib import redirect_stdout
 from pathlib import Path
 
+from rich.cells import cell_len
 from rich.console import Console, RenderableType
+from rich.segment import Segment, Segments
 from rich.text import Text
 
-from autograder import bank
+from autograder import bank, show
 from autograder.judge import runner as judge
 from autograder.judge.runner import TaskRun
 from autograder.manifest import Lang, load
 from course.labs.core import ROOT
 
 TASK, MUTANT, WIDTH = "4.1", "scaled_by_alpha", 120
+_ASPECT = 0.61  # of a character of the font; its height is 20
+TOLD: dict[Lang, str] = {"en": "likely misunderstanding", "zh": "可能的误解"}
 FILES: dict[Lang, Path] = {"en": ROOT / "docs/pictures/check.svg", "zh": ROOT / "docs/pictures/check.zh.svg"}
 # As rich's own, but without its fonts from the web and its window buttons.
 FORMAT = """\
@@ -68,26 +71,36 @@ def runs() -> list[TaskRun]:
 
 
 def shown(found: list[TaskRun], lang: Lang) -> RenderableType:
-    """The page that the command prints, up to the first misunderstanding that it tells."""
-    from autograder.report import print_check
+    """The page that the command prints: up to the first misunderstanding that it tells, and its last three lines."""
+    lines = _console().render_lines(show.page(found, Path("exercises/week04/lora_linear.py"), lang), pad=False)
+    texts = ["".join(segment.text for segment in line).rstrip() for line in lines]
+    told = next(number for number, line in enumerate(texts) if line.strip().startswith(TOLD[lang]))
+    while texts[told + 1].startswith(" " * 10):  # it may take more than one line
+        told += 1
+    kept = [*lines[: told + 1], [Segment("     ...")], *lines[-3:]]
+    return Segments([segment for line in kept for segment in [*line, Segment.line()]])
 
-    with redirect_stdout(io.StringIO()) as page:
-        print_check(found, Path("exercises/week04/lora_linear.py"))
-    lines = page.getvalue().splitlines()
-    told = next(number for number, line in enumerate(lines) if line.strip().startswith("likely misunderstanding"))
-    text = Text("\n".join([*lines[: told + 1], "     ..."]))
-    text.highlight_regex(r"\bFAIL\b|: failed,.*", "bold red")
-    text.highlight_regex(r"likely misunderstanding:.*", "bold yellow")
-    return text
+
+def _console() -> Console:
+    return Console(
+        record=True, width=WIDTH, file=io.StringIO(), force_terminal=True, color_system="truecolor", legacy_windows=False,
+        highlight=False,
+    )  # fmt: skip
 
 
 def picture(page: RenderableType, lang: Lang) -> str:
     """A page as an SVG, a prompt with the command above it."""
-    console = Console(record=True, width=WIDTH, file=io.StringIO(), force_terminal=True, color_system="truecolor", legacy_windows=False)
+    console = _console()
     console.print(Text(f"$ autograder check {TASK}" + (" --lang zh" if lang == "zh" else ""), style="bold"))
     console.print(page)
-    svg = console.export_svg(code_format=FORMAT, unique_id="check", font_aspect_ratio=0.61)
+    svg = console.export_svg(code_format=FORMAT, unique_id="check", font_aspect_ratio=_ASPECT)
+    svg = re.sub(r'(<text [^>]*?textLength=")[^"]*("[^>]*>)(.*?)(?=</text>)', _measured, svg)
     return "\n".join(line.rstrip() for line in svg.splitlines()) + "\n"
+
+
+def _measured(text: re.Match[str]) -> str:
+    """A piece of text with its width in cells: rich counts characters, of which a Chinese one takes two."""
+    return f"{text[1]}{cell_len(html.unescape(text[3])) * 20 * _ASPECT:g}{text[2]}{text[3]}"
 
 
 def text_of(svg: str) -> list[str]:
