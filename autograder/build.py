@@ -233,7 +233,7 @@ def _pages() -> list[Path]:
 
 
 def _in_folders(folders: Sequence[str], pattern: str) -> list[Path]:
-    return sorted(path for folder in folders for place in ROOT.glob(folder) for path in place.glob(pattern))
+    return sorted(path for folder in folders for path in ROOT.glob(f"{folder}/{pattern}"))
 
 
 def _source(page: Path) -> Path:

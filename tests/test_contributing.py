@@ -60,7 +60,10 @@ def test_the_commands_say_what_the_recipe_shows(ran: dict[str, Ran]) -> None:
 def test_the_students_get_the_task(copy: Copy, ran: dict[str, Ran]) -> None:
     assert "wrote exercises/week02/rank1_lora.py" in next(iter(ran.values())).output
     stub = (copy.root / "exercises/week02/rank1_lora.py").read_text(encoding="utf-8")
-    assert 'raise NotImplementedError("Week 2, task 7: stable_rank")' in stub and "compute_uv" not in stub.split("def stable_rank")[1]
+    assert (
+        'raise NotImplementedError("Week 2, task 7: stable_rank")' in stub
+        and "compute_uv" not in stub.split("def stable_rank")[1]
+    )
     assert "stable_rank" in (copy.root / "syllabus.zh.md").read_text(encoding="utf-8")
     hint = copy.run("autograder hint 2.7 --stage 3 --lang zh")
     assert hint.status == 0 and "compute_uv=False" in hint.output
