@@ -19,6 +19,8 @@ _END = re.compile(r"^\s*### END SOLUTION\s*$")
 _SEAL = "# stub "
 _STAMP = re.compile(r"<!-- source: ([0-9a-f]{16}) -->\n")
 _ZH = ".zh.md"
+# Where translated pages are, below the root. Those of the first have a translation each, of the others where there is one.
+_TRANSLATED = ("course/week*", "course/threads"), (".", "docs", "docs/release")
 # A fragment of fewer nodes (`self.rank = rank`) says nothing about where it comes from.
 _LEAK_NODES = 18
 _FUNCTION_NODES = 40
@@ -152,8 +154,12 @@ def build(course: Course) -> list[str]:
     return changed
 
 
-def problems(course: Course) -> Iterator[str]:
-    """What is not in order, a line each: drift, leaks, stubs that earn points, references that do not."""
+def problems(course: Course, scored: Collection[int] | None = None) -> Iterator[str]:
+    """What is not in order, a line each: drift, leaks, stubs that earn points, references that do not.
+
+    Args:
+        scored: numbers of the weeks whose reference and stub are run, which takes longest; None for all.
+    """
     files = generated(course)
     for path, text in files.items():
         if not path.exists():
@@ -168,7 +174,7 @@ def problems(course: Course) -> Iterator[str]:
     yield from _keys(course)
     yield from _translations()
     for week in course.weeks:
-        if week.tasks:
+        if week.tasks and (scored is None or week.number in scored):
             yield from _scores(week, files[ROOT / "exercises" / week.folder / week.stub])
 
 
@@ -205,7 +211,7 @@ def translated(paths: Sequence[Path]) -> list[str]:
 def _translations() -> Iterator[str]:
     """Pages of the course whose translation is missing, or was made from another text of its source."""
     pages = _pages()
-    for source in _in_folders("*.md"):
+    for source in _in_folders(_TRANSLATED[0], "*.md"):
         if not source.name.endswith(_ZH) and source.with_name(f"{source.stem}{_ZH}") not in pages:
             yield f"{_short(source)} has no translation"
     for page in pages:
@@ -220,12 +226,14 @@ def _translations() -> Iterator[str]:
 
 
 def _pages() -> list[Path]:
-    return _in_folders(f"*{_ZH}")
+    """The translations; what is generated, such as the syllabus, follows its source in both languages."""
+    made = {*syllabus.FILES.values(), *reading.PAGES.values()}
+    found = {path for folders in _TRANSLATED for path in _in_folders(folders, f"*{_ZH}")}
+    return sorted(path for path in found if path.relative_to(ROOT).as_posix() not in made)
 
 
-def _in_folders(pattern: str) -> list[Path]:
-    """Files of the weeks and of the threads that cut across them."""
-    return sorted(path for folder in ("week*", "threads") for path in (ROOT / "course").glob(f"{folder}/{pattern}"))
+def _in_folders(folders: Sequence[str], pattern: str) -> list[Path]:
+    return sorted(path for folder in folders for path in ROOT.glob(f"{folder}/{pattern}"))
 
 
 def _source(page: Path) -> Path:

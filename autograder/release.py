@@ -41,9 +41,11 @@ WHOLE = (
     "LICENSE", "LICENSE-lectures", "constraints.txt", "course/__init__.py", "course/course.toml", "course/labs",
     "course/project.toml", "course/project_examples", "course/project_findings.toml", "course/project_template",
     "course/readings.md", "course/readings.zh.md", "course/threads", "docs/labs.md", "docs/project.md", "docs/project.zh.md",
-    "docs/reading.md", "docs/reading.zh.md", "docs/students.md", "environment.yml", "pyproject.toml", "scripts/setup.sh",
-    "syllabus.md", "syllabus.zh.md", ".gitignore",
+    "docs/reading.md", "docs/reading.zh.md", "docs/students.md", "docs/students.zh.md", "environment.yml", "pyproject.toml", "scripts/setup.sh",
+    "syllabus.md", "syllabus.zh.md", ".devcontainer", ".gitignore",
 )  # fmt: skip
+# Pages of docs/release, which stand at the top of the students' copy.
+OWN = ("README.md", "README.zh.md", "AGENTS.md")
 # What grading one week needs on another machine, the week's secrets among it: for those who grade.
 GRADING = (
     "LICENSE", "autograder/*.*", "autograder/bank/*.py", "autograder/bank/{week}/mutants/**/*", "autograder/checks/*.py",
@@ -87,7 +89,7 @@ def write(
         draft = Path(folder) / "release"
         for name in _names(weeks):
             _copy(ROOT / name, draft / name)
-        for name in ("README.md", "README.zh.md"):
+        for name in OWN:
             _copy(ROOT / "docs" / "release" / name, draft / name)
         for name, text in more.items():
             (draft / name).parent.mkdir(parents=True, exist_ok=True)

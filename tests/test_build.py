@@ -167,6 +167,21 @@ def test_a_page_without_its_counterpart_is_found(pages: Path) -> None:
     assert (pages / "lecture.zh.md").read_text(encoding="utf-8") == before
 
 
+def test_pages_outside_the_weeks_are_recorded_where_they_are_translated(pages: Path) -> None:
+    root = pages.parents[1]
+    build.translated([pages])
+    (root / "docs" / "release").mkdir(parents=True)
+    for folder in (root, root / "docs", root / "docs" / "release"):
+        (folder / "README.md").write_text("# Read\n", encoding="utf-8")  # no translation is asked for
+    (root / "syllabus.zh.md").write_text("# 教学大纲\n", encoding="utf-8")  # generated
+    assert not stale()
+    for folder in ("", "docs/", "docs/release/"):
+        (root / f"{folder}README.zh.md").write_text("# 请读\n", encoding="utf-8")
+    names = ["README.zh.md", "docs/README.zh.md", "docs/release/README.zh.md"]
+    assert stale() == [f"{name} does not record which text it translates of README.md" for name in names]
+    assert len(build.translated([root / name for name in names])) == 3 and not stale()
+
+
 @pytest.mark.parametrize("name", ["none.md", "lecture.txt", "../week05", "../../syllabus.md", "第四周"])
 def test_what_is_no_translated_page_is_refused_in_one_line(pages: Path, name: str) -> None:
     with pytest.raises(build.BuildError, match="names no translated page") as caught:

@@ -64,7 +64,7 @@ def _declared(names: list[str], *folders: str) -> None:
 
 
 def test_the_readmes_paths_exist() -> None:
-    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+    for page in [*ROOT.glob("[A-Z]*.md"), *(ROOT / "docs").glob("*.md")]:
         text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
         for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
             assert (page.parent / target).exists(), f"{page.name}: {target}"

@@ -47,6 +47,9 @@ def test_it_has_what_a_student_needs_and_no_more(made: Path) -> None:
     for name in (
         "README.md",
         "README.zh.md",
+        "AGENTS.md",
+        ".devcontainer/Dockerfile",
+        "docs/students.zh.md",
         "exercises/week02/rank1_lora.py",
         "course/week02/lecture.zh.md",
         "course/threads/myths.zh.md",
@@ -62,6 +65,24 @@ def test_it_has_what_a_student_needs_and_no_more(made: Path) -> None:
         assert (made / name).is_file(), name
     for name in ("solutions", "tests", "autograder/bank", "autograder/engine.py", "autograder/build.py", "exercises/week03"):
         assert not (made / name).exists(), name
+
+
+def test_its_first_pages_lead_to_files_that_are_there(made: Path) -> None:
+    pages = [*made.glob("*.md"), *(made / "docs").glob("students*.md")]
+    assert {page.name for page in pages} >= {"README.md", "README.zh.md", "AGENTS.md", "students.md", "students.zh.md"}
+    targets = [
+        (page, link) for page in pages for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+    ]
+    lost = {(page.name, link) for page, link in targets if not (page.parent / link).exists()}
+    # A copy of one week has the syllabus of all.
+    assert len(targets) > 20 and {one for one in lost if not one[0].startswith("syllabus")} == set()
+
+
+@pytest.mark.parametrize("name", ["README.md", "README.zh.md"])
+def test_its_readme_shows_what_a_done_task_looks_like(made: Path, name: str) -> None:
+    (shown,) = re.findall(r"```text\n(.*?)```", (made / name).read_text(encoding="utf-8"), re.DOTALL)
+    said = command(made, "check", "2.1", "--file", str(bank.alternatives(load().week(2))[0]))
+    assert said.returncode == 0 and shown in said.stdout, said.stdout
 
 
 def test_the_stub_is_unattempted_and_the_help_is_the_students(made: Path) -> None:

@@ -18,6 +18,8 @@ TEXTS = [
     *sorted((ROOT / "course").rglob("*.toml")),
     *sorted((ROOT / "docs").rglob("*.zh.md")),
     *sorted((ROOT / "notebooks" / "zh").glob("*.ipynb")),
+    ROOT / "README.zh.md",
+    ROOT / "docs" / "release" / "AGENTS.md",
     ROOT / "syllabus.zh.md",
 ]
 MESSAGES = [

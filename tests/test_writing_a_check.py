@@ -3,57 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
-import shutil
-import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from markdown_it import MarkdownIt
 
 from tests.conftest import ROOT
+from tests.guide import Copy, Ran, blocks, mutated
 from tests.test_lectures import sections
 
 GUIDE = ROOT / "docs" / "writing-a-check.md"
 BANK = "autograder/bank/week13"
 pytestmark = pytest.mark.bwrap  # the guide grades a class in the sandbox
-
-
-@dataclass(frozen=True)
-class Block:
-    """A fenced block: a file to write or to append to, commands, or what is shown."""
-
-    kind: str  # "write", "append", "sh" or "text"
-    text: str
-    path: str = ""
-
-
-@dataclass(frozen=True)
-class Ran:
-    command: str
-    status: int
-    output: str
-
-
-def blocks(page: str) -> Iterator[Block]:
-    """The guide's fenced blocks in order; the line before a file's block ends with its name and a colon."""
-    tokens = MarkdownIt().parse(page)
-    for i, token in enumerate(tokens):
-        if token.type != "fence":
-            continue
-        if token.info in ("sh", "text"):
-            yield Block(token.info, token.content)
-            continue
-        above = tokens[i - 2].content if tokens[i - 1].type == "paragraph_close" else ""
-        name = re.search(r"(?:^|\n)(Append to )?`([\w./]+)`:$", above)
-        assert name, f"no file is named above the block that begins {token.content[:40]!r}"
-        yield Block("append" if name[1] else "write", token.content, name[2])
 
 
 BLOCKS = list(blocks(GUIDE.read_text(encoding="utf-8")))
@@ -63,54 +27,12 @@ FILES = {b.path: b.text for b in BLOCKS if b.kind == "write"}
 REFERENCE = FILES["solutions/week13/balance.py"]
 
 
-class Copy:
-    """A copy of the repository in which the guide was followed."""
-
-    def __init__(self, root: Path, tools: Path) -> None:
-        self.root = root
-        listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-        names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
-        for name in filter(None, names):
-            if (ROOT / name).is_file():  # not one that was deleted and is still in the index
-                (root / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(ROOT / name, root / name)
-        tools.mkdir()
-        # As an installation of the copy would put them on the path.
-        for command, arguments in ((tools / "autograder", "-m autograder "), (tools / "python", "")):
-            command.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {arguments}"$@"\n')
-            command.chmod(0o755)
-        path = f"{tools}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-        self.environment = os.environ | {"PATH": path, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-
-    def run(self, command: str) -> Ran:
-        done = subprocess.run(
-            ["sh", "-c", command],
-            cwd=self.root, env=self.environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
-        )  # fmt: skip
-        return Ran(command, done.returncode, done.stdout)
-
-    def follow(self) -> list[Ran]:
-        ran = []
-        for block in BLOCKS:
-            place = self.root / block.path
-            if block.kind == "write":
-                assert not place.exists(), f"{block.path} is there already"
-                place.parent.mkdir(parents=True, exist_ok=True)
-                place.write_text(block.text, encoding="utf-8")
-            elif block.kind == "append":
-                with open(place, "a", encoding="utf-8") as file:
-                    file.write(block.text)
-            elif block.kind == "sh":
-                ran += [self.run(line) for line in block.text.splitlines()]
-        return ran
-
-
 @pytest.fixture(scope="module")
 def followed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Copy, dict[str, Ran]]:
     """The copy, and what the guide's commands said in it."""
     folder = tmp_path_factory.mktemp("guide")
     copy = Copy(folder / "repository", folder / "bin")
-    return copy, {ran.command: ran for ran in copy.follow()}
+    return copy, copy.follow(BLOCKS)
 
 
 @pytest.fixture(scope="module")
@@ -121,13 +43,6 @@ def copy(followed: tuple[Copy, dict[str, Ran]]) -> Copy:
 @pytest.fixture(scope="module")
 def ran(followed: tuple[Copy, dict[str, Ran]]) -> dict[str, Ran]:
     return followed[1]
-
-
-def mutated(edits: list[dict[str, str]], source: str) -> str:
-    for edit in edits:
-        assert source.count(edit["find"]) == 1, edit
-        source = source.replace(edit["find"], edit["replace"])
-    return source
 
 
 def test_the_commands_run_the_copy(copy: Copy) -> None:
