@@ -48,6 +48,8 @@ def page(result: Result, week: Week) -> str:
         lines += ["Your submission could not be run:", "", *_quote(result["message"]), ""]
     for notice in result["notices"]:
         lines += _quote(notice)
+    if receipt := result.get("submission"):
+        lines += ["", f"Receipt of what was marked: `{receipt[:16]}`."]
     titles = {task.id: task for task in week.tasks}
     lines += ["", "| task | | points | |", "|---|---|---|---|"]
     for task in result["tasks"]:
