@@ -34,8 +34,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser], formatter
     submit = commands.add_parser(
         "submit",
         help="make the zip file to hand in",
-        description="Packs the week's stub file, the .py files beside it and the week's notebook, if you worked on it, and reads the\n"
-        "result as the grader will, so that nothing is lost on the way. It runs nothing and sends nothing. It writes\n"
+        description="Packs the week's stub file, the .py files beside it and the week's notebook, if you worked on it, and reads\n"
+        "the result as the grader will, so that nothing is lost on the way. It runs nothing and sends nothing. It writes\n"
         "  submissions/week04-ada.zip            hand this in; without --student it is week04.zip\n"
         "  submissions/week04-ada.receipt.json   keep this: what is in it, and its receipt\n"
         "The feedback page of the marking run shows the receipt of what was marked.\n"
@@ -71,7 +71,6 @@ def run(arguments: argparse.Namespace) -> int:
         files[f"{week.folder}.ipynb"] = notebook
     data = pack(files)
     receipt, notices = _receipt(data, week, student, f"{name}.zip")
-    folder.mkdir(exist_ok=True)
     path = folder / f"{name}.zip"
     _replace(path, data)
     text = json.dumps(receipt, indent=2, ensure_ascii=False) + "\n"
@@ -326,10 +325,11 @@ def _replace(path: Path, data: bytes) -> None:
     """
     temporary = path.with_name(f".{path.name}.new")
     try:
+        path.parent.mkdir(exist_ok=True)
         temporary.write_bytes(data)
         os.replace(temporary, path)
     except OSError as error:
-        raise SubmitError(f"{path} cannot be written: {error.strerror}") from None
+        raise SubmitError(f"{path} cannot be written: {error.strerror}; see to the folder {path.parent.name}") from None
 
 
 def _size(count: int) -> str:

@@ -258,8 +258,8 @@ class Archive:
         self.notices: list[str] = []
         members: dict[str, zipfile.ZipInfo] = {}
         for info in self._archive.infolist():
-            parts = info.filename.split("/")
-            if info.is_dir() or any(_ignored(part) for part in parts if part != ".."):
+            parts = re.split(r"[/\\]", info.filename)
+            if info.filename.endswith("/") or any(_ignored(part) for part in parts if part not in (".", "..")):
                 continue
             why = _odd(info)
             if not why and info.filename in members:
