@@ -5,20 +5,20 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from autograder import UserError
+from autograder import UserError, handin, watch
 from autograder.manifest import Course, ManifestError, Task, Week, load
-
-if TYPE_CHECKING:
-    from autograder.judge.runner import TaskRun
 
 _STUDENTS = """\
 students:     autograder check 4            check your week 4, on your machine
               autograder check 4.2          check one task
+              autograder watch 4.2          check it again at every save
+              autograder submit 4           make the zip file to hand in
               autograder hint 4.2           a hint for it, in three stages
               autograder project template DIR    start the final project; `project check DIR` before you hand it in
 """
@@ -56,6 +56,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ManifestError, UserError) as problem:
         print(f"autograder: {problem}", file=sys.stderr)
         return 2
+    except ModuleNotFoundError as error:
+        from autograder import home
+
+        if (name := (error.name or "").partition(".")[0]) not in home.packages():
+            raise
+        print(f"autograder: {home.missing_package(name)}", file=sys.stderr)
+        return 2
+    except MemoryError:
+        print("autograder: the memory is used up: close other programs, or check one task at a time", file=sys.stderr)
+        return 2
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -73,7 +83,8 @@ def _parser() -> argparse.ArgumentParser:
         "check",
         help="check your own work (not isolated, no marks)",
         description="Runs a week's checks, or a task's, on your stub file in this very process: put a breakpoint() in your\n"
-        "code and it stops there. The numbers differ from those of the marking run; the properties do not.",
+        "code and it stops there. The numbers differ from those of the marking run; the properties do not. Code that runs on\n"
+        "without end is interrupted, and you are told the line.",
         formatter_class=formatter,
     )
     check.add_argument("what", metavar="WEEK[.TASK]", help="4 for the whole week, 4.2 for one task")
@@ -81,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--tier", choices=("basic", "advanced"), help="only the checks of this tier")
     check.add_argument("--seed", type=int, default=0, help="what the inputs are drawn from (default 0)")
     check.add_argument("--lang", choices=("en", "zh"), default="en", help="the language (default en)")
+    check.add_argument("--seconds", metavar="N", type=float, help="how long one call of your code may run; 0: without limit")
     check.add_argument("--github", action="store_true", help="in GitHub Actions: points as annotations, a table as summary")
     check.set_defaults(run=_check)
 
@@ -93,6 +105,8 @@ def _parser() -> argparse.ArgumentParser:
     hint.add_argument("--stage", type=int, choices=(1, 2, 3), default=1, help="which hint (default 1, the gentlest)")
     hint.add_argument("--lang", choices=("en", "zh"), default="en", help="its language (default en)")
     hint.set_defaults(run=_hint)
+    watch.add(commands, formatter)
+    handin.add(commands, formatter)
     _add_project_commands(commands, formatter)
     if not has_grader:
         return parser
@@ -517,18 +531,15 @@ def _check(arguments: argparse.Namespace) -> int:
     course = load()
     week, tasks = _what(course, arguments.what)
     from autograder import home
+
+    path = home.stub(course, week, arguments.file)
+    if not arguments.github:  # whose points and annotations are wanted whatever the file is like
+        home.parses(path)
     from autograder.judge import runner as judge
     from autograder.report import print_check, print_github
 
-    path = arguments.file or judge.ROOT / "exercises" / week.folder / week.stub
-    if not path.is_file():
-        raise UsageError(f"{path} is not there: pass --file PATH, or get the stub back with `autograder build`")
     runner = judge.Runner(week, arguments.seed, [t.id for t in tasks], arguments.tier)
-    runs: list[TaskRun] = []
-    # The student's own prints and breakpoints stay on the terminal.
-    with home.hidden_packages(week):
-        runner.run_in_pytest(lambda: runs.extend(runner.run(judge.loopback(path.resolve()))), silent=False)
-
+    runs = home.check(runner, path, home.seconds(arguments.seconds))
     status = print_check(runs, path, arguments.lang)
     if arguments.github:
         print_github(runs)
@@ -746,10 +757,11 @@ def _weeks(course: Course, numbers: Sequence[int] | None) -> list[Week]:
 
 def _what(course: Course, text: str) -> tuple[Week, list[Task]]:
     """The week and tasks that "4" or "4.2" means."""
-    number, dot, _ = text.partition(".")
-    if not number.isdecimal():
+    found = re.fullmatch(r"(?:week)?0?([0-9]{1,2})(?:\.0?([0-9]{1,2}))?", text, re.ASCII | re.IGNORECASE)
+    if found is None:
         raise UsageError(f'"{text}" is neither a week, such as 4, nor a task, such as 4.2')
+    number, task = found.groups()
     week = course.week(int(number))
     if not week.tasks:
         raise UsageError(f"week {week.number} has no tasks yet")
-    return week, [course.task(text)] if dot else list(week.tasks)
+    return week, [course.task(f"{week.number}.{int(task)}")] if task else list(week.tasks)

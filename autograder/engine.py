@@ -95,7 +95,7 @@ def grade(
     """
     began = time.perf_counter()
     used = time.process_time()
-    folders = intake.students(submissions)
+    folders = intake.students(submissions, week)
     isolation = isolation or "bwrap"
     jobs = max(1, min(jobs or os.cpu_count() or 1, -(-len(folders) // 2)))
     if not week.tasks:
@@ -107,7 +107,7 @@ def grade(
         run = {"schema": results.SCHEMA, "week": week.number, "seed": seed, "isolation": isolation}
         run |= {"manifest_sha256": course.sha256, "checks_sha256": checks}
         store = results.Store(out, run)
-        summary = Summary([], lines=intake.strays(submissions))
+        summary = Summary([], lines=intake.strays(submissions, week))
 
         pending: list[tuple[str, Path]] = []
         kept = 0
@@ -338,6 +338,7 @@ def _judge_one(runner: Runner, control: socket.socket, isolation: str, submissio
         "seconds": round(time.perf_counter() - start, 3),
         "message": failure and f"the grader failed, not the submission ({failure}); run the same command again",
         "notices": list(submission.notices),
+        "submission": submission.digest(),
         "tasks": [],
         "key": key,
     }

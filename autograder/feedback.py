@@ -74,6 +74,8 @@ def page(result: Result, words: Words) -> str:
         lines += [t("Your submission could not be run:", "你的提交无法运行："), "", *_quote(result["message"]), ""]
     for notice in result["notices"]:
         lines += _quote(notice)
+    if receipt := result.get("submission"):
+        lines += ["", f"Receipt of what was marked: `{receipt[:16]}`."]
     titles = {task.id: task for task in week.tasks}
     lines += ["", t("| task | | points | |", "| 任务 | | 得分 | |"), "|---|---|---|---|"]
     for task in result["tasks"]:

@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import resource
-import stat
 import subprocess
 import sys
 import tempfile
@@ -66,7 +65,7 @@ def grade(
     """
     if not week.questions:
         raise LabError(f"week {week.number} has no questions in its notebook")
-    folders = intake.students(submissions)
+    folders = intake.students(submissions, week)
     with results.locked(out):
         pages = out / "notebooks"
         pages.mkdir(exist_ok=True)
@@ -75,7 +74,7 @@ def grade(
         pending = []
         for student, folder in folders:
             submission = intake.read(student, folder, week)
-            source = _read(folder, week)
+            source = intake.notebook(folder, week)
             key = _key(week, submission.files, source, isolation)
             line = known.get(student, {})
             if line.get("key") == key and line["status"] == "graded" and (pages / _page(student)).is_file():
@@ -232,31 +231,6 @@ def _canary(week: Week, isolation: str) -> None:
     if wrong or ran["message"]:
         why = ran["message"] or f"the right answer to {wrong[0]} earned nothing"
         raise LabError(f"notebooks do not run on this machine: {why}")
-
-
-def _read(folder: Path, week: Week) -> bytes | str:
-    """The notebook's bytes, or why there are none, in one line for the student. Links are not followed, of folders either."""
-    name = f"{week.folder}.ipynb"
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
-    try:
-        with contextlib.ExitStack() as stack:
-            place = os.open(folder, flags | os.O_DIRECTORY)
-            stack.callback(os.close, place)
-            if week.folder in os.listdir(place):
-                place = os.open(week.folder, flags | os.O_DIRECTORY, dir_fd=place)
-                stack.callback(os.close, place)
-            fd = os.open(name, flags, dir_fd=place)
-    except FileNotFoundError:
-        return f"{name} was not handed in"
-    except OSError:
-        return f"{name} cannot be read: hand in the file itself"
-    with os.fdopen(fd, "rb") as file:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            return f"{name} cannot be read: hand in the file itself"
-        data = file.read(answers.MAX_BYTES + 1)
-    if len(data) > answers.MAX_BYTES:
-        return f"{name} is larger than {answers.MAX_BYTES >> 20} MiB: clear its outputs and hand it in again"
-    return data
 
 
 def _key(week: Week, files: dict[str, bytes], source: bytes | str, isolation: str) -> str:

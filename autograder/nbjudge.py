@@ -16,8 +16,6 @@ import re
 import stat
 import subprocess
 import sys
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -210,38 +208,29 @@ class CarefulExtractor(ExtractorPlugin):
             if archive.is_symlink() or not archive.is_file() or archive.suffix.lower() != ".zip":
                 self.log.warning("Not a .zip file, left out: %s", archive)
                 continue
-            student = archive.stem
+            # nbgrader's own layout: downloaded/<assignment>/archive
+            student = archive.stem.removeprefix(f"{Path(archive_path).parent.name}-")
             try:
-                with zipfile.ZipFile(archive) as opened:
-                    self._take(opened, Path(extracted_path) / student)
-            except (
-                zipfile.BadZipFile,
-                OSError,
-                ValueError,
-                NotImplementedError,
-                RuntimeError,
-                EOFError,
-                zlib.error,
-            ) as error:
+                if archive.stat().st_size > _CAP:
+                    raise intake.ArchiveError(f"it is over {_CAP >> 20} MiB")
+                self._take(intake.Archive(archive.read_bytes()), archive, Path(extracted_path) / student)
+            except (intake.ArchiveError, OSError) as error:
                 self.log.error("%s cannot be read (%s): ask the student for another", archive, error)
 
-    def _take(self, opened: zipfile.ZipFile, place: Path) -> None:
+    def _take(self, opened: intake.Archive, archive: Path, place: Path) -> None:
         left = _CAP
-        members = [(m, Path(m.filename.replace("\\", "/"))) for m in opened.infolist() if not m.is_dir()]
-        members = [(m, path) for m, path in members if path.suffix in (".py", ".ipynb") and "__MACOSX" not in path.parts]
-        # One folder around everything, as most systems pack it, is no part of the names.
-        skip = 1 if len({path.parts[0] for _, path in members}) == 1 and all(len(path.parts) > 1 for _, path in members) else 0
-        for member, path in members[:_MEMBERS]:
-            parts = path.parts[skip:]
-            plain = all(re.fullmatch(r"[\w\-. ()]{1,100}", part) and part.strip(". ") for part in parts)
-            if not plain or len(parts) > 4 or stat.S_ISLNK(member.external_attr >> 16):
-                self.log.warning("Left out of %s: %r", opened.filename, member.filename)
+        for line in opened.notices:
+            self.log.warning("%s: %s", archive, line)
+        for name in [name for name in opened.names if name.endswith((".py", ".ipynb"))][:_MEMBERS]:
+            parts = name.split("/")
+            if len(parts) > 4 or not all(re.fullmatch(r"[\w\-. ()]{1,100}", part) and part.strip(". ") for part in parts):
+                self.log.warning("Left out of %s: %r", archive, name)
                 continue
-            with opened.open(member) as source:
-                data = source.read(left + 1)
+            data = opened.read(name, left)
+            if isinstance(data, str):
+                self.log.warning("Left out of %s: %r: %s", archive, name, data)
+                continue
             left -= len(data)
-            if left < 0:
-                raise ValueError(f"it unpacks to more than {_CAP >> 20} MiB")
             target = place.joinpath(*parts)
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(data)
@@ -313,7 +302,7 @@ def received(root: Path, submitted: Path, week: Week) -> dict[str, datetime.date
 def _students(submitted: Path, week: Week) -> list[str]:
     if not submitted.is_dir():
         return []
-    names = [name for name, _ in intake.students(submitted)] if any(submitted.iterdir()) else []
+    names = [name for name, _ in intake.students(submitted, week)] if any(submitted.iterdir()) else []
     return [name for name in names if stat.S_ISDIR(_mode(submitted / name / week.folder))]
 
 

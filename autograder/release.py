@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 import os
 import shutil
 import tempfile
@@ -13,7 +14,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from types import MappingProxyType
 
-from autograder import UserError, bank, build, notebooks
+from autograder import UserError, bank, build, handin, notebooks
 from autograder.judge.recorded import FOLDER, PUBLIC_SEED
 from autograder.judge.runner import ROOT, Runner, reference_stub
 from autograder.manifest import Course, Week
@@ -23,9 +24,12 @@ GRADER = (
     "__init__.py",
     "__main__.py",
     "cli.py",
+    "guard.py",
+    "handin.py",
     "hints.py",
     "home.py",
     "intake.py",
+    "learner.py",
     "manifest.py",
     "project.py",
     "projectcheck.py",
@@ -34,6 +38,7 @@ GRADER = (
     "report.py",
     "show.py",
     "texts.py",
+    "watch.py",
     "inside",
     "judge",
 )
@@ -100,6 +105,10 @@ def write(
             for done, (week, data) in enumerate(zip(weeks, pool.map(_record, weeks), strict=True), 1):
                 (recorded / f"{week.folder}.zip").write_bytes(data)
                 progress(done, len(weeks))
+        books = {path.relative_to(draft).as_posix(): path for path in sorted((draft / "notebooks").rglob("*.ipynb"))}
+        if books:  # so that `autograder submit` knows which one a student worked on
+            digests = {name: handin.cells_digest(path.read_bytes()) for name, path in books.items()}
+            (recorded / handin.NOTEBOOKS.name).write_text(json.dumps(digests, indent=1) + "\n", encoding="utf-8")
         if found := list(problems(draft, course)):
             raise ReleaseError(f"{len(found)} pieces of what students must not have, the first: {found[0]}")
         count = sum(1 for path in draft.rglob("*") if path.is_file())

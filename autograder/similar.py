@@ -328,7 +328,7 @@ def run(
     """
     teams = read_teams(groups) if groups else {}
     folders = [("", submissions), *((f"{path.name}/", path) for path in against)]
-    chosen = [(label + name, folder, not label) for label, root in folders for name, folder in intake.students(root)]
+    chosen = [(label + name, folder, not label) for label, root in folders for name, folder in intake.students(root, week)]
     current: list[Prints] = []
     others = [independent(week)[0]]
     for done, (name, folder, ours) in enumerate(chosen, 1):

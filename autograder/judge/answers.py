@@ -21,10 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from autograder.intake import MAX_NOTEBOOK
 from autograder.manifest import Question, Week
 from course.labs.core import MIME, ROOT
 
-MAX_BYTES = 32 * 2**20
+MAX_BYTES = MAX_NOTEBOOK
 _MAX_LENGTH = 1000  # of a list
 
 

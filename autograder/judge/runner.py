@@ -224,6 +224,8 @@ class Runner:
             code = pytest.main(arguments, plugins=[self])
         if result:
             raise result[0]
+        if code == pytest.ExitCode.INTERRUPTED:  # Ctrl-C while it collected
+            raise KeyboardInterrupt
         if code != pytest.ExitCode.OK:
             raise Broken(f"the checks of week {self.week.number} could not be collected: {output.tail()}")
 
