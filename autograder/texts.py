@@ -35,7 +35,7 @@ _PROSE = re.compile(r"[A-Za-z]{2,},? +[A-Za-z]{2,}")  # two words in a row
 _HOLE = re.compile(r"\{(\d*)\}")
 _GAP = re.compile("(?<=[\u3000-\u9fff\uff00-\uffef]) (?=[\u3000-\u9fff\uff00-\uffef])")
 _LONG = 600  # characters of a line
-_RAISED = re.compile(r"\w+: .* \(\S+:\d+: .*\)")  # an exception of the student's code, with the line that raised it
+_RAISED = re.compile(r"\w+(: .*)? \(.+:\d+: .*\)")  # an exception of the student's code, with the line that raised it
 
 
 class TextError(UserError):
@@ -92,10 +92,15 @@ class Texts:
 
     @functools.cached_property
     def _patterns(self) -> list[tuple[re.Pattern[str], str]]:
-        """A pattern for each literal with places: the judge's first, and among each those with most text of their own."""
+        """A pattern for each literal with places: the judge's first, and among each those with most text of their own.
+
+        Before all others those of an exception, whose text may look like anything.
+        """
         general = _read(_GENERAL)
         found = []
-        for english in sorted(self.words, key=lambda w: (w not in general, -len(_HOLE.sub("", w)))):
+        for english in sorted(
+            self.words, key=lambda w: (not w.startswith("{} raised"), w not in general, -len(_HOLE.sub("", w)))
+        ):
             parts = _HOLE.split(english)[::2]
             if len(parts) > 1 and any(map(str.strip, parts)):
                 found.append((re.compile("(.*?)".join(map(re.escape, parts))), self.words[english]))

@@ -24,8 +24,10 @@ def in_dict(lib: Session, result: Handle, keys: tuple[str, ...], name: str) -> d
 
 
 def finite(value: Any, name: str) -> float:
+    if value is None:
+        raise CheckFailed(f"{name} is missing\n  expected: a number")
     if type(value) is not float:
-        raise CheckFailed(f"{name} is {'missing' if value is None else show(value)}\n  expected: a number")
+        raise CheckFailed(f"{name} is {show(value)}\n  expected: a number")
     if not math.isfinite(value):
         raise CheckFailed(f"{name} is {value}\n  expected: a finite number")
     return value
@@ -140,14 +142,14 @@ def test_buffers(student, oracle, rng):
     a, b, c = sizes(rng, 3)
     buffers = {"mask": (c, c), "norm.running_mean": (a,)}
     model = spec({"layer.weight": (a, b), "norm.weight": (a,)}, ["norm.weight"], buffers=buffers)
-    with at("buffers of shapes " + ", ".join(map(str, buffers.values()))):
+    with at(f"buffers of shapes {', '.join(map(str, buffers.values()))}"):
         exact(counts(student, model), oracle(counts, model), "count_parameters(model)")
 
 
 def counted_twice(lib: Session, model: dict) -> tuple[dict[str, float], list[str]]:
     built = lib.build("week01.network", **model)
     lib.count_parameters(built)
-    again = in_dict(lib, lib.count_parameters(built), COUNTS, "count_parameters(model), called again")
+    again = in_dict(lib, lib.count_parameters(built), COUNTS, "the second count_parameters(model)")
     return again, lib.names_of("trainable_names", built)
 
 
@@ -158,7 +160,7 @@ def test_counting_changes_nothing(student, oracle, rng):
     model = spec({"q.weight": (a, b), "q.bias": (a,), "v.weight": (c, b)}, ["q.weight"], {"k.weight": "v.weight"})
     got, names = counted_twice(student, model)
     want, want_names = oracle(counted_twice, model)
-    exact(got, want, "count_parameters(model), called again")
+    exact(got, want, "the second count_parameters(model)")
     equal(names, want_names, "the list of trainable parameters afterwards")
 
 
@@ -195,12 +197,16 @@ def added(lib: Session, shapes: Shapes, rank: int, once: bool = False) -> float:
     given = lib.build("week01.only_once", items=shapes) if once else shapes
     name = "lora_parameter_count(shapes, rank)"
     found = lib.probe("week01.numbers", lib.lora_parameter_count(given, rank))
-    return finite(found if type(found) in (float, list, dict) else f"of type {found}", name)
+    if type(found) is str:
+        raise CheckFailed(f"{name} is of type {found}\n  expected: a number")
+    return finite(found, name)
 
 
 def compare_added(student, oracle, shapes: Shapes, rank: int, once: bool = False) -> None:
-    given = f"{len(shapes)} shapes {shapes}" if len(shapes) < 8 else f"{len(shapes)} shapes, {len(set(shapes))} different ones"
-    with at(f"{given}, rank={rank}" + (", given as an iterator" if once else "")):
+    rung = f"{len(shapes)} shapes {shapes}, rank={rank}"
+    if len(shapes) >= 8:
+        rung = f"{len(shapes)} shapes, {len(set(shapes))} different ones, rank={rank}"
+    with at(f"{rung}, given as an iterator" if once else rung):
         got, want = added(student, shapes, rank, once), oracle(added, shapes, rank, once)
         equal(whole(got), whole(want), "lora_parameter_count(shapes, rank)")
 
@@ -467,8 +473,9 @@ def stepped(lib: Session, model: dict, call: Call, x: np.ndarray) -> tuple[list[
 def compare_selected(student, oracle, rng, *call: Any, **model: Any) -> None:
     model["seed"], x = int(rng.integers(2**31)), rng.standard_normal((4, WIDTH))
     arguments = ", ".join(map(repr, call))
-    state = {"all": ", all of it frozen", "half": ", half of it frozen"}.get(model.get("frozen", ""), "")
-    with at(f"a model of {BLOCKS} blocks ({model.get('kind', 'plain')}{state}) and select_trainable(model, {arguments})"):
+    kind = model.get("kind", "plain")
+    kind = {"all": f"{kind}, all of it frozen", "half": f"{kind}, half of it frozen"}.get(model.get("frozen", ""), kind)
+    with at(f"a model of {BLOCKS} blocks ({kind}) and select_trainable(model, {arguments})"):
         names, got = stepped(student, model, call, x)
         want_names, want = oracle(stepped, model, call, x)
         equal(names, want_names, "the list of trainable parameters")
