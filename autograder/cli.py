@@ -550,16 +550,27 @@ def _hint(arguments: argparse.Namespace) -> int:
     week, tasks = _what(load(), arguments.what)
     if "." not in arguments.what:
         raise UsageError(f"a hint is for one task: {', '.join(f'autograder hint {t.id}' for t in tasks)}")
-    from autograder import hints
+    from autograder import hints, progress, texts
+    from autograder.learner import language  # noqa
 
-    task, stage = tasks[0], arguments.stage
-    found = hints.of(week, task, arguments.lang)
-    title = task.title.zh if arguments.lang == "zh" else task.title.en
-    print(f"{task.id}  {title} ({stage}/{len(found)})\n\n{found[stage - 1]}\n")
+    task, stage, lang = tasks[0], arguments.stage, arguments.lang
+    zh = lang == "zh"
+    entry = progress.load().get(task.id)
+    failing = entry.failing if entry else None
+    found = hints.of(week, task, lang, failing)
+    print(f"{task.id}  {task.title.of(lang)} ({stage}/{len(found)})\n")
+    if entry and failing and (stated := texts.stated(week, failing)):
+        print(f"{'首先未通过的检查：' if zh else 'the check that fails first: '}{texts.of(week).property(failing, stated, lang)}")
+        if entry.digest != progress.digest(week):
+            again = f"autograder check {task.id}"
+            print(f"（此后文件有改动：{again} 再检查一次）" if zh else f"(your file has changed since: {again} tells whether it still does)")
+        print()
+    print(f"{found[stage - 1]}\n")
+    progress.hinted(task.id, stage)
     if stage < len(found):
         print(f"autograder hint {task.id} --stage {stage + 1}" + (" --lang zh" if arguments.lang == "zh" else ""))
     else:
-        print(task.lecture)
+        print(texts.lecture(task.lecture, lang))
     return 0
 
 

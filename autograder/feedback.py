@@ -80,7 +80,7 @@ def page(result: Result, words: Words) -> str:
     lines += ["", t("| task | | points | |", "| 任务 | | 得分 | |"), "|---|---|---|---|"]
     for task in result["tasks"]:
         title = titles[task["id"]].title.of(words.lang) if task["id"] in titles else ""
-        stretch = t("stretch, no points", "选做，不计分")
+        stretch = t("stretch, no points", "拓展任务，不计分")
         points = f"{task['score']:g} / {task['max_score']}" if task["max_score"] else stretch
         lines.append(f"| {task['id']} | {title} | {points} | {t(task['status'], words.status(task['status']))} |")
     for task in [] if result["message"] else result["tasks"]:

@@ -62,7 +62,7 @@ _TEXTS = {
         "timeout": "超时",
         "gate": "，决定本任务得分",
         "read": "请阅读 {lecture}；在自己的电脑上运行 `autograder check {task}` 可重复这些检查。",
-        "stretch": "选做，不计分",
+        "stretch": "拓展任务，不计分",
         "cut": "……（后文略）",
         "notebook": "实验笔记本另行评分，其中的答案不在此处计分。",
     },

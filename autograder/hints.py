@@ -5,8 +5,8 @@ from __future__ import annotations
 import tomllib
 from pathlib import Path
 
-from autograder import UserError
-from autograder.manifest import Task, Week
+from autograder import UserError, texts
+from autograder.manifest import Lang, Task, Week
 
 ROOT = Path(__file__).parents[1]
 STAGES = 3
@@ -17,11 +17,12 @@ class HintError(UserError):
     """A file of hints is missing or malformed; the text names it."""
 
 
-def of(week: Week, task: Task, lang: str = "en") -> list[str]:
+def of(week: Week, task: Task, lang: Lang = "en", failing: str | None = None) -> list[str]:
     """A task's three hints.
 
     Args:
         lang: "en" or "zh".
+        failing: the check that fails: the first hint is then its own, where there is one.
 
     Raises:
         HintError: if the week's hints lack the task, or are malformed.
@@ -35,4 +36,5 @@ def of(week: Week, task: Task, lang: str = "en") -> list[str]:
         raise HintError(f"{place}: task {task.id}, {lang}: {type(error).__name__}: {error}") from None
     if not isinstance(found, list) or len(found) != STAGES or not all(isinstance(hint, str) and hint for hint in found):
         raise HintError(f"{place}: task {task.id}, {lang}: {STAGES} hints are needed")
-    return found
+    own = texts.of(week).hint(failing, lang) if failing else None
+    return [own or found[0], *found[1:]]

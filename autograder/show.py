@@ -82,7 +82,7 @@ def _task(run: TaskRun, lang: Lang) -> Iterator[RenderableType]:
     shown = scoring.STATUS_ZH.get(status, "该层级没有检查项") if zh else status
     points = f"{earned([run]):.4g}"
     if task.stretch:
-        worth = "选做，不计分" if zh else "stretch, no points"
+        worth = "拓展任务，不计分" if zh else "stretch, no points"
     else:
         worth = f"{points} / {task.points} 分" if zh else f"{points} of {task.points} points"
     title = task.title.zh if zh else task.title.en
@@ -132,7 +132,7 @@ def _total(runs: Sequence[TaskRun], lang: Lang) -> RenderableType:
     zh, total = lang == "zh", sum(run.task.points for run in runs)
     if not total:
         one = len(runs) == 1
-        return Text("选做任务不计分" if zh else "a stretch task has no points" if one else "stretch tasks have no points")
+        return Text("拓展任务不计分" if zh else "a stretch task has no points" if one else "stretch tasks have no points")
     points = earned(runs)
     done = round(_BAR * points / total)
     text = f"{points:.4g} / {total} 分" if zh else f"{points:.4g} of {total} points"

@@ -20,6 +20,7 @@ from autograder.inside.worker import MODULE, Worker
 from autograder.judge.evidence import Relation
 
 _SHOWN = 300
+_ITEMS = 4  # of a list or dict among the arguments that a message names
 _REPR = reprlib.Repr()  # bounded work on what a submission sent
 _REPR.maxlist = _REPR.maxtuple = _REPR.maxset = _REPR.maxdict = 30
 _REPR.maxstring = _REPR.maxother = 80
@@ -407,6 +408,9 @@ def _to_wire(value: Any) -> Any:
     return value
 
 
+_LIVING = (Handle, wire.Tensor, np.ndarray, list, tuple, dict)
+
+
 def _show_args(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
     def one(value: Any) -> str:
         if isinstance(value, Handle):
@@ -414,6 +418,11 @@ def _show_args(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
         if isinstance(value, wire.Tensor | np.ndarray):
             data = value.data if isinstance(value, wire.Tensor) else value
             return "x" if data.ndim == 0 else f"tensor{tuple(data.shape)}".replace(",)", ")")
-        return show(value) if not isinstance(value, dict) or len(value) < 5 else "{...}"
+        if isinstance(value, list | tuple) and any(isinstance(item, _LIVING) for item in value):
+            items = ", ".join([*map(one, value[:_ITEMS]), *["..."] * (len(value) > _ITEMS)])
+            return f"[{items}]" if isinstance(value, list) else f"({items}{',' * (len(value) == 1)})"
+        if isinstance(value, dict) and any(isinstance(item, _LIVING) for item in value.values()):
+            return "{...}" if len(value) > _ITEMS else "{" + ", ".join(f"{key!r}: {one(item)}" for key, item in value.items()) + "}"
+        return show(value) if not isinstance(value, dict) or len(value) <= _ITEMS else "{...}"
 
     return ", ".join([*map(one, args), *(f"{key}={one(value)}" for key, value in kwargs.items())])
