@@ -46,7 +46,8 @@ WHOLE = (
     "LICENSE", "LICENSE-lectures", "constraints.txt", "course/__init__.py", "course/course.toml", "course/labs",
     "course/project.toml", "course/project_examples", "course/project_findings.toml", "course/project_template",
     "course/readings.md", "course/readings.zh.md", "course/threads", "docs/labs.md", "docs/project.md", "docs/project.zh.md",
-    "docs/reading.md", "docs/reading.zh.md", "docs/students.md", "docs/students.zh.md", "environment.yml", "pyproject.toml", "scripts/setup.sh",
+    "docs/reading.md", "docs/reading.zh.md", "docs/students.md", "docs/students.zh.md",
+    "environment.yml", "pyproject.toml", "scripts/setup.sh",
     "syllabus.md", "syllabus.zh.md", ".devcontainer", ".gitignore",
 )  # fmt: skip
 # Pages of docs/release, which stand at the top of the students' copy.

@@ -2,8 +2,8 @@
 
     python -m course.site.pictures
 
-runs week 4's checks on that wrong answer and writes docs/pictures/check.svg and check.zh.svg. They have a background and a border of
-their own, so they are readable on light pages and on dark ones, and load no font from elsewhere.
+runs week 4's checks on that wrong answer and writes docs/pictures/check.svg and check.zh.svg. They have a background
+and a border of their own, so they are readable on light pages and on dark ones, and load no font from elsewhere.
 """
 
 from __future__ import annotations
