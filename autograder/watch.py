@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import builtins
 import contextlib
 import hashlib
 import os
@@ -29,7 +30,7 @@ _SETTLE_SECONDS = 0.05  # an editor may need a moment to write all of a file
 _EMPTY_MOMENTS = 10
 _GONE_SECONDS = 1.0
 _OWNERS = (
-    "builtins", "copy", "functools", "itertools", "json", "math", "os", "random", "time", "numpy", "numpy.linalg", "numpy.random",
+    "copy", "functools", "itertools", "json", "math", "os", "random", "time", "numpy", "numpy.linalg", "numpy.random",
     "torch", "torch.autograd", "torch.linalg", "torch.nn", "torch.nn.functional", "torch.nn.init", "torch.optim",
 )  # fmt: skip
 _CLEAR = "\x1b[2J\x1b[3J\x1b[H"
@@ -165,7 +166,7 @@ def _contents(path: Path) -> str | None:
 
 
 def _settled(path: Path) -> str | None:
-    """The contents a moment later, or somewhat more than a moment while the file is empty, as one that is written anew is first."""
+    """The contents a moment later, or a longer one while the file is empty, as one that is written anew is at first."""
     for _ in range(_EMPTY_MOMENTS):
         time.sleep(_SETTLE_SECONDS)
         with contextlib.suppress(OSError):
@@ -250,6 +251,7 @@ def restored(folder: Path) -> Iterator[list[str]]:
     Functions and classes of torch, NumPy and some of Python's modules get back their places, and so do torch's defaults, global
     hooks, warning filters, the import path, the environment and the current folder. The list gets a line for what stays.
     """
+    own_builtins = builtins.__dict__.copy()
     kept = [(owner, dict(vars(owner))) for owner in _owners()]
     undo = contextlib.ExitStack()
     undo.callback(os.chdir, os.getcwd())
@@ -267,9 +269,10 @@ def restored(folder: Path) -> Iterator[list[str]]:
     try:
         yield notes
     finally:
-        undo.close()
+        builtins.__dict__.update(own_builtins)  # first, and without a call of any of them
         for owner, before in kept:
             _put_back(owner, before)
+        undo.close()
         for name in set(sys.modules) - modules:
             if (getattr(sys.modules[name], "__file__", None) or "").startswith(str(folder) + os.sep):
                 del sys.modules[name]

@@ -139,7 +139,7 @@ def test_code_that_raises_keyboardinterrupt_itself_is_answered(tmp_path: Path, c
         (RIGHT + "    return [0] * (1 << 60)\n", "raised MemoryError"),
         ("import helpers\n", "no helpers.py lies beside rank1_lora.py, and no installed package is called that"),
         ("from autograder_nowhere.x import y\n", "No module named 'autograder_nowhere'"),
-        (REFERENCE.replace("truncated_svd", "truncated_SVD"), "truncated_svd is gone from your file: was it renamed to truncated_SV"),
+        (REFERENCE.replace("truncated_svd", "truncated_SVD"), "gone from your file: was it renamed to truncated_SVD?"),
         (REFERENCE.replace("truncated_svd", "tsvd"), "truncated_svd is gone from your file, and the contract needs it"),
     ],
 )  # fmt: skip

@@ -163,18 +163,18 @@ warnings.simplefilter("error")
 sys.path.insert(0, "/nowhere")
 os.environ["LEAK"] = "1"
 os.chdir("/")
-sys.setrecursionlimit(150)
+sys.setrecursionlimit(3000)
+print("leaked", flush=True)
 sys.stdout = sys.stderr = None
-round = abs = None
 import builtins
-builtins.float = builtins.len = None
+builtins.float = builtins.len = builtins.callable = None
 """
 
 
 def test_what_a_run_does_to_the_process_is_undone(start: Start) -> None:
     watched = start(RIGHT)
     assert "70 of 70 points" in watched.answer()
-    assert "2.1" in watched.save(RIGHT + LEAKS)
+    assert "leaked" in watched.save(RIGHT + LEAKS)
     assert "70 of 70 points" in watched.save(RIGHT)
 
 
@@ -183,19 +183,19 @@ def test_libraries_get_their_functions_and_defaults_back(tmp_path: Path) -> None
     import torch
 
     kept = (torch.matmul, torch.nn.Linear.forward, np.linalg.svd, os.getcwd(), [*sys.path], len, dict(os.environ), sys.stdout)
+    event = threading.Event()
+    left = threading.Thread(target=event.wait, args=[60], name="mine")
     with watch.restored(tmp_path) as notes:
         exec(LEAKS, {})
         torch.nn.modules.module.register_module_forward_hook(lambda *_: None)
         torch.set_default_device("meta")
-        event = threading.Event()
-        left = threading.Thread(target=event.wait, name="mine")
         left.start()
+    event.set()
     now = (torch.matmul, torch.nn.Linear.forward, np.linalg.svd, os.getcwd(), [*sys.path], len, dict(os.environ), sys.stdout)
     assert now == kept and all(a is b for a, b in zip(now[:3], kept[:3], strict=True))
     assert not hasattr(torch.Tensor, "mine") and not torch.nn.modules.module._global_forward_hooks
     assert torch.get_default_dtype() is torch.float32 and torch.is_grad_enabled() and torch.zeros(1).device.type == "cpu"
     assert notes == ["your code left a thread running (mine): it may disturb the next run; start watch again"]
-    event.set()
     left.join()
 
 
