@@ -768,7 +768,7 @@ def _weeks(course: Course, numbers: Sequence[int] | None) -> list[Week]:
 
 def _what(course: Course, text: str) -> tuple[Week, list[Task]]:
     """The week and tasks that "4" or "4.2" means."""
-    found = re.fullmatch(r"(?:week)?0?([0-9]{1,2})(?:\.0?([0-9]{1,2}))?", text, re.ASCII | re.IGNORECASE)
+    found = re.fullmatch(r"(?:week)?0?([1-9][0-9]?)(?:\.0?([1-9][0-9]?))?", text, re.ASCII | re.IGNORECASE)
     if found is None:
         raise UsageError(f'"{text}" is neither a week, such as 4, nor a task, such as 4.2')
     number, task = found.groups()

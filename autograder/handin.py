@@ -34,8 +34,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser], formatter
     submit = commands.add_parser(
         "submit",
         help="make the zip file to hand in",
-        description="Packs the week's stub file, the .py files beside it and the week's notebook, if you worked on it, and reads\n"
-        "the result as the grader will, so that nothing is lost on the way. It runs nothing and sends nothing. It writes\n"
+        description="Packs the week's stub file, the .py files beside it and the week's notebook, if you worked on it, and\n"
+        "reads the result as the grader will, so that nothing is lost on the way. It runs and sends nothing. It writes\n"
         "  submissions/week04-ada.zip            hand this in; without --student it is week04.zip\n"
         "  submissions/week04-ada.receipt.json   keep this: what is in it, and its receipt\n"
         "The feedback page of the marking run shows the receipt of what was marked.\n"

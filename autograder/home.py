@@ -16,7 +16,6 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
-from importlib.abc import MetaPathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -35,7 +34,7 @@ class HomeError(UserError):
     """The file cannot be checked as it is; the text says what to do."""
 
 
-class _Hidden(MetaPathFinder):
+class _Hidden:
     def __init__(self, week: Week) -> None:
         self._week = week
 

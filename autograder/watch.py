@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import builtins
 import contextlib
 import hashlib
 import os
@@ -26,9 +27,10 @@ _REMOTE = ("nfs", "cifs", "smb", "fuse.sshfs", "9p", "drvfs", "vboxsf")
 _POLL_SECONDS = 0.25
 _LOOK_MS = 1000  # even where changes are told
 _SETTLE_SECONDS = 0.05  # an editor may need a moment to write all of a file
+_EMPTY_MOMENTS = 10
 _GONE_SECONDS = 1.0
 _OWNERS = (
-    "builtins", "copy", "functools", "itertools", "json", "math", "os", "random", "time", "numpy", "numpy.linalg", "numpy.random",
+    "copy", "functools", "itertools", "json", "math", "os", "random", "time", "numpy", "numpy.linalg", "numpy.random",
     "torch", "torch.autograd", "torch.linalg", "torch.nn", "torch.nn.functional", "torch.nn.init", "torch.optim",
 )  # fmt: skip
 _CLEAR = "\x1b[2J\x1b[3J\x1b[H"
@@ -164,7 +166,12 @@ def _contents(path: Path) -> str | None:
 
 
 def _settled(path: Path) -> str | None:
-    time.sleep(_SETTLE_SECONDS)
+    """The contents a moment later, or a longer one while the file is empty, as one that is written anew is at first."""
+    for _ in range(_EMPTY_MOMENTS):
+        time.sleep(_SETTLE_SECONDS)
+        with contextlib.suppress(OSError):
+            if path.stat().st_size:
+                break
     return _contents(path)
 
 
@@ -216,16 +223,22 @@ def _hint(told: Any) -> None:
 def _is_remote(folder: Path) -> bool:
     """Whether a folder lies on a network's or a host's file system, as far as this system tells."""
     try:
-        lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        return _file_system(folder, Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace")).startswith(
+            _REMOTE
+        )
     except OSError:
         return False
+
+
+def _file_system(folder: Path, mounts: str) -> str:
+    """The kind of the file system that a folder lies on, of what the kernel lists in mountinfo."""
     best, kind = "", ""
-    for line in lines:
+    for line in mounts.splitlines():
         left, _, right = line.partition(" - ")
         point = re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), left.split()[4])
         if folder.is_relative_to(point) and len(point) >= len(best):
             best, kind = point, right.split()[0]
-    return kind.startswith(_REMOTE)
+    return kind
 
 
 # --- what a run leaves behind ---
@@ -238,6 +251,7 @@ def restored(folder: Path) -> Iterator[list[str]]:
     Functions and classes of torch, NumPy and some of Python's modules get back their places, and so do torch's defaults, global
     hooks, warning filters, the import path, the environment and the current folder. The list gets a line for what stays.
     """
+    own_builtins = builtins.__dict__.copy()
     kept = [(owner, dict(vars(owner))) for owner in _owners()]
     undo = contextlib.ExitStack()
     undo.callback(os.chdir, os.getcwd())
@@ -255,9 +269,10 @@ def restored(folder: Path) -> Iterator[list[str]]:
     try:
         yield notes
     finally:
-        undo.close()
+        builtins.__dict__.update(own_builtins)  # first, and without a call of any of them
         for owner, before in kept:
             _put_back(owner, before)
+        undo.close()
         for name in set(sys.modules) - modules:
             if (getattr(sys.modules[name], "__file__", None) or "").startswith(str(folder) + os.sep):
                 del sys.modules[name]

@@ -100,7 +100,9 @@ def test_the_first_of_two_files_of_a_name_is_taken() -> None:
     with pytest.warns(UserWarning, match="Duplicate name"):
         data = zipped((STUB, b"x = 1"), (STUB, b"x = 2"))
     found = read(data)
-    assert found.files == {STUB: b"x = 1"} and found.notices == (f"{STUB}: left out, there is another file of that name before it",)
+    assert found.files == {STUB: b"x = 1"} and found.notices == (
+        f"{STUB}: left out, there is another file of that name before it",
+    )
 
 
 def test_encrypted_and_unusual_ones_are_named() -> None:
