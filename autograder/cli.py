@@ -10,16 +10,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autograder import UserError
+from autograder import UserError, learner
 from autograder.manifest import Course, ManifestError, Task, Week, load
 
 if TYPE_CHECKING:
     from autograder.judge.runner import TaskRun
 
 _STUDENTS = """\
-students:     autograder check 4            check your week 4, on your machine
+students:     autograder doctor             what is missing on this machine
+              autograder start 4            week 4: its goals, files, tasks; `status` says how far you are
+              autograder check 4            check your week 4, on your machine
               autograder check 4.2          check one task
               autograder hint 4.2           a hint for it, in three stages
+              autograder reset 4.2          the task's code as it was released; your file is kept
               autograder project template DIR    start the final project; `project check DIR` before you hand it in
 """
 _OTHERS = """\
@@ -92,6 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     hint.add_argument("--stage", type=int, choices=(1, 2, 3), default=1, help="which hint (default 1, the gentlest)")
     hint.add_argument("--lang", choices=("en", "zh"), default="en", help="its language (default en)")
     hint.set_defaults(run=_hint)
+    learner.add(commands, formatter)
     _add_project_commands(commands, formatter)
     if not has_grader:
         return parser
