@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import importlib
 import importlib.metadata
-import importlib.util
 import json
 import os
 import platform
@@ -442,10 +442,8 @@ def _free_memory() -> int | None:
         for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
             if line.startswith("MemAvailable:"):
                 return int(line.split()[1]) * 1024
-    with contextlib.suppress(Exception):  # not installed, or not for this system
-        import psutil
-
-        return int(psutil.virtual_memory().available)
+    with contextlib.suppress(Exception):  # the notebooks' psutil: not installed, or not for this system
+        return int(importlib.import_module("psutil").virtual_memory().available)
     return None
 
 

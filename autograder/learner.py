@@ -86,8 +86,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser], formatter
         "status",
         help="how far you are, and what is next",
         description="Shows the points that your own checks of each week gave, and which task is next. It runs no check: it\n"
-        "reads what `autograder check` noted in .autograder/progress.json. That is feedback, no mark. Where a file was changed after\n"
-        "its last check, it says so, and the points from before are the other part of the bar.\n"
+        "reads what `autograder check` noted in .autograder/progress.json. That is feedback, no mark. Where a file was\n"
+        "changed after its last check, it says so, and the points from before are the other part of the bar.\n"
         "  autograder status       all weeks\n"
         "  autograder status 4     one week, with the checks that failed",
         formatter_class=formatter,
