@@ -168,7 +168,7 @@ def problems(course: Course, scored: Collection[int] | None = None) -> Iterator[
             yield f"{_short(path)} is not what its source makes: edit the source and run `autograder build`"
     known = set(files)
     for path in sorted([*(ROOT / "exercises").rglob("*"), *(ROOT / "notebooks").rglob("*")]):
-        if path.is_file() and path not in known and not {"__pycache__", ".ipynb_checkpoints"} & set(path.parts):
+        if path.is_file() and path not in known and not {"__pycache__", ".ipynb_checkpoints", ".backup"} & set(path.parts):
             yield f"{_short(path)} comes from no solution: remove it"
     yield from leaks(course, _released())
     yield from _keys(course)

@@ -11,15 +11,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from autograder import UserError, handin, watch
+from autograder import UserError, handin, learner, watch
 from autograder.manifest import Course, ManifestError, Task, Week, load
 
 _STUDENTS = """\
-students:     autograder check 4            check your week 4, on your machine
+students:     autograder doctor             what is missing on this machine
+              autograder start 4            week 4: its goals, files, tasks; `status` says how far you are
+              autograder check 4            check your week 4, on your machine
               autograder check 4.2          check one task
               autograder watch 4.2          check it again at every save
               autograder submit 4           make the zip file to hand in
               autograder hint 4.2           a hint for it, in three stages
+              autograder reset 4.2          the task's code as it was released; your file is kept
               autograder project template DIR    start the final project; `project check DIR` before you hand it in
 """
 _OTHERS = """\
@@ -91,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--file", type=Path, help="the file to check (default: exercises/weekNN/<stub>)")
     check.add_argument("--tier", choices=("basic", "advanced"), help="only the checks of this tier")
     check.add_argument("--seed", type=int, default=0, help="what the inputs are drawn from (default 0)")
-    check.add_argument("--lang", choices=("en", "zh"), default="en", help="the language (default en)")
+    learner.add_language(check)
     check.add_argument("--seconds", metavar="N", type=float, help="how long one call of your code may run; 0: without limit")
     check.add_argument("--github", action="store_true", help="in GitHub Actions: points as annotations, a table as summary")
     check.set_defaults(run=_check)
@@ -99,12 +102,17 @@ def _parser() -> argparse.ArgumentParser:
     hint = commands.add_parser(
         "hint",
         help="a hint for a task, in three stages",
-        description="Shows a hint for a task. There are three, from a nudge to close to code: try after each of them.",
+        description="Shows a hint for a task. There are three, from a nudge to close to code: try after each of them. The first is\n"
+        "for the very check that failed when you last ran `autograder check`.\n"
+        "  autograder hint 4.2              the first\n"
+        "  autograder hint 4.2 --stage 3    the last, close to code",
+        formatter_class=formatter,
     )
     hint.add_argument("what", metavar="WEEK.TASK", help="4.2, say")
     hint.add_argument("--stage", type=int, choices=(1, 2, 3), default=1, help="which hint (default 1, the gentlest)")
-    hint.add_argument("--lang", choices=("en", "zh"), default="en", help="its language (default en)")
+    learner.add_language(hint)
     hint.set_defaults(run=_hint)
+    learner.add(commands, formatter)
     watch.add(commands, formatter)
     handin.add(commands, formatter)
     _add_project_commands(commands, formatter)
@@ -530,9 +538,10 @@ def _export(arguments: argparse.Namespace) -> int:
 def _check(arguments: argparse.Namespace) -> int:
     course = load()
     week, tasks = _what(course, arguments.what)
-    from autograder import home
+    from autograder import home, progress
 
     path = home.stub(course, week, arguments.file)
+    seen = progress.digest(week)
     if not arguments.github:  # whose points and annotations are wanted whatever the file is like
         home.parses(path)
     from autograder.judge import runner as judge
@@ -540,6 +549,8 @@ def _check(arguments: argparse.Namespace) -> int:
 
     runner = judge.Runner(week, arguments.seed, [t.id for t in tasks], arguments.tier)
     runs = home.check(runner, path, home.seconds(arguments.seconds))
+    if arguments.seed == 0 and arguments.tier is None:
+        progress.record(week, runs, path, seen)
     status = print_check(runs, path, arguments.lang)
     if arguments.github:
         print_github(runs)
@@ -551,26 +562,33 @@ def _hint(arguments: argparse.Namespace) -> int:
     if "." not in arguments.what:
         raise UsageError(f"a hint is for one task: {', '.join(f'autograder hint {t.id}' for t in tasks)}")
     from autograder import hints, progress, texts
-    from autograder.learner import language  # noqa
+    from autograder.screen import Screen
 
     task, stage, lang = tasks[0], arguments.stage, arguments.lang
-    zh = lang == "zh"
-    entry = progress.load().get(task.id)
-    failing = entry.failing if entry else None
-    found = hints.of(week, task, lang, failing)
-    print(f"{task.id}  {task.title.of(lang)} ({stage}/{len(found)})\n")
-    if entry and failing and (stated := texts.stated(week, failing)):
-        print(f"{'首先未通过的检查：' if zh else 'the check that fails first: '}{texts.of(week).property(failing, stated, lang)}")
+    zh, screen = lang == "zh", Screen()
+    entry = progress.load().get(task.id, progress.Entry())
+    stated = texts.property_of(week, entry.failing, lang) if entry.failing else None
+    found = hints.of(week, task, lang, entry.failing if stated else None)
+    screen.line((f"{task.id}  {task.title.of(lang)} ({stage}/{len(found)})", "bold"))
+    print()
+    if stated:
+        screen.paragraph([("首先未通过的检查：" if zh else "The check that fails first: ", "red"), (stated, "")])
         if entry.digest != progress.digest(week):
             again = f"autograder check {task.id}"
-            print(f"（此后文件有改动：{again} 再检查一次）" if zh else f"(your file has changed since: {again} tells whether it still does)")
+            note = (
+                f"此后文件有改动；{again} 会说明它是否仍未通过"
+                if zh
+                else f"your file has changed since; {again} tells whether it still does"
+            )
+            screen.paragraph((note, "yellow"))
         print()
-    print(f"{found[stage - 1]}\n")
+    screen.paragraph(found[stage - 1])
+    print()
     progress.hinted(task.id, stage)
     if stage < len(found):
-        print(f"autograder hint {task.id} --stage {stage + 1}" + (" --lang zh" if arguments.lang == "zh" else ""))
+        screen.line((f"autograder hint {task.id} --stage {stage + 1}" + " --lang zh" * zh, "cyan"))
     else:
-        print(texts.lecture(task.lecture, lang))
+        screen.line((texts.lecture(task.lecture, lang), "cyan"))
     return 0
 
 

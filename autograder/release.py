@@ -24,6 +24,7 @@ GRADER = (
     "__init__.py",
     "__main__.py",
     "cli.py",
+    "doctor.py",
     "guard.py",
     "handin.py",
     "hints.py",
@@ -31,11 +32,14 @@ GRADER = (
     "intake.py",
     "learner.py",
     "manifest.py",
+    "pristine.py",
+    "progress.py",
     "project.py",
     "projectcheck.py",
     "projectcode.py",
     "projectpage.py",
     "report.py",
+    "screen.py",
     "show.py",
     "texts.py",
     "watch.py",
@@ -58,7 +62,7 @@ GRADING = (
     "autograder/checks/{week}/**/*", "autograder/inside/*.py", "autograder/judge/*.*", "constraints.txt", "course/__init__.py",
     "course/course.toml", "course/labs/**/*", "pyproject.toml", "solutions/{week}/{stub}",
 )  # fmt: skip
-_JUNK = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
+_JUNK = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints", ".backup")
 _KEYS = ("answers.toml", "review.md")
 _TEXTS = ("comments.toml", "calibration.toml")
 _LONG = 50  # characters; a shorter line of a key may stand anywhere
@@ -173,8 +177,9 @@ def _copy(source: Path, target: Path) -> None:
 def _record(week: Week) -> bytes:
     """In a process of its own: the week's answers and traces for the public seed."""
     runner = Runner(week, PUBLIC_SEED)
+    stub = build.stub_source(reference_stub(week).read_text(encoding="utf-8"), week)
     found: list[bytes] = []
-    runner.run_in_pytest(lambda: found.append(runner.record()))
+    runner.run_in_pytest(lambda: found.append(runner.record(stub)))
     return found[0]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import statistics
-import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,8 @@ from autograder.intake import clean
 from autograder.judge import scoring
 from autograder.judge.runner import TaskRun
 from autograder.manifest import Week
+from autograder.screen import columns as columns
+from autograder.screen import fill as fill
 
 if TYPE_CHECKING:
     from fractions import Fraction
@@ -160,14 +161,3 @@ def mark_json(mark: Mark) -> dict[str, Any]:
 
 def _standing(mark: Mark, zh: bool) -> str:
     return ("  未确定" if zh else "  provisional") if mark.pending else ""
-
-
-def fill(text: str, width: int, right: bool = False) -> str:
-    """A text in a column so wide as a terminal shows it."""
-    space = " " * (width - columns(text))
-    return space + text if right else text + space
-
-
-def columns(text: str) -> int:
-    """How wide a terminal shows a text: Chinese characters take two columns."""
-    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)

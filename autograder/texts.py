@@ -137,12 +137,13 @@ def lecture(place: str, lang: Lang) -> str:
     return place.replace("lecture.md", "lecture.zh.md") if lang == "zh" else place
 
 
-def stated(week: Week, check: str) -> str | None:
-    """The property of a check, in English, read from the checks without running them; None where there is no such check."""
+def property_of(week: Week, check: str, lang: Lang) -> str | None:
+    """The property of a check, read from the checks without running them; None where there is no such check."""
     for path in sorted((ROOT / "checks" / week.folder).glob("test_*.py")):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.FunctionDef) and node.name == f"test_{check}":
-                return (ast.get_docstring(node) or "").split("\n\n")[0].replace("\n", " ")
+                english = (ast.get_docstring(node) or "").split("\n\n")[0].replace("\n", " ")
+                return of(week).property(check, english, lang)
     return None
 
 

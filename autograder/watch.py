@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autograder import UserError
+from autograder import UserError, progress
 from autograder.manifest import Lang, Week, load
 
 if TYPE_CHECKING:
@@ -75,14 +75,15 @@ def run(arguments: argparse.Namespace) -> int:
     status: list[int] = []
 
     def body() -> None:
-        status.append(_Watch(runner, path, seconds, arguments.lang, arguments.poll).run(arguments.once))
+        status.append(_Watch(runner, path, seconds, arguments.lang, arguments.poll, arguments.tier is None).run(arguments.once))
 
     home.inside(runner, body)
     return status[0]
 
 
 class _Watch:
-    def __init__(self, runner: Runner, path: Path, seconds: float | None, lang: Lang, poll: bool) -> None:
+    def __init__(self, runner: Runner, path: Path, seconds: float | None, lang: Lang, poll: bool, whole: bool) -> None:
+        self._whole = whole  # every tier: what is seen then is remembered
         self._runner, self._path, self._seconds, self._lang = runner, path, seconds, lang
         self._poll = poll or _is_remote(path.parent)
         self._course = _course_files(runner.week)
@@ -133,9 +134,12 @@ class _Watch:
         except home.HomeError as problem:
             print(f"autograder: {problem}")
             return 2
+        seen = progress.digest(self._runner.week)
         with restored(self._path.parent) as notes:
             runs = self._runner.run(home.loopback(self._path, self._seconds))
-        status = print_check(runs, self._path)
+        if self._whole:
+            progress.record(self._runner.week, runs, self._path, seen)
+        status = print_check(runs, self._path, self._lang)
         for note in notes:
             print(note)
         if status == 0 and len(runs) == len(self._runner.week.tasks):

@@ -161,6 +161,32 @@ def test_a_damaged_copy_says_so_in_one_line(copy: Path, spoil: object, said: str
     assert done.returncode == 2 and said in done.stderr and len(done.stderr.splitlines()) == 1
 
 
+def test_a_learners_commands_work_there(copy: Path, tmp_path: Path) -> None:
+    """From another folder: the released stub comes out of the recorded answers, and doctor finds them in order."""
+    stub = copy / "exercises" / "week02" / "rank1_lora.py"
+    released = stub.read_bytes()
+    assert "not in this copy: weeks 1, 3, 4" in command(copy, "status", "--lang", "en", cwd=tmp_path).stdout
+    stub.unlink()
+    assert "copy/exercises/week02/rank1_lora.py" in command(copy, "start", "--lang", "en", cwd=tmp_path).stdout
+    assert stub.read_bytes() == released
+    stub.write_bytes(released.replace(b"    raise NotImplementedError", b"    return None  # ", 2))
+    for what in ("2.1", "2"):
+        done = command(copy, "reset", what, "--yes", cwd=tmp_path)
+        assert done.returncode == 0 and "copy/exercises/week02/.backup/rank1_lora-" in done.stdout, done.stderr
+    assert stub.read_bytes() == released
+    done = command(copy, "doctor", "--json", "--lang", "en", cwd=tmp_path)
+    lines = {line["key"]: line for line in json.loads(done.stdout)}
+    assert done.returncode == 0 and lines["files"]["found"] == "1 of 12 weeks; recorded answers fit the checks"
+    assert lines["sandbox"]["found"].startswith("students need none")
+
+
+def test_no_backup_is_released(tmp_path: Path) -> None:
+    (tmp_path / "week02" / ".backup").mkdir(parents=True)
+    (tmp_path / "week02" / ".backup" / "x.py").write_text("an instructor's answer")
+    release._copy(tmp_path / "week02", tmp_path / "out")
+    assert not list((tmp_path / "out").iterdir())
+
+
 def test_another_seed_is_refused_in_one_line(made: Path) -> None:
     done = command(made, "check", "2", "--seed", "7")
     assert done.returncode == 2 and "knows the answers for seed 0 only: leave --seed out" in done.stderr

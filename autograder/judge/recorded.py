@@ -60,13 +60,14 @@ class Recorder:
         """Keep what a mutant did in a check; of one that passes, only that."""
         self._traces.append([mutant, check, passed, *self._blob(b"" if passed else wire.dumps(trace))])
 
-    def pack(self, digest: str, mutants: list[Known]) -> bytes:
-        """The file: a zip of an index and the answers, the same bytes for the same content."""
+    def pack(self, digest: str, mutants: list[Known], stub: str) -> bytes:
+        """The file: a zip of an index, the answers and the stub as released, the same bytes for the same content."""
         names = [[m.name, m.task, m.misconception, m.misconception_zh] for m in mutants]
         index = {"digest": digest, "mutants": names, "oracle": self._oracle, "traces": self._traces}
         packed = io.BytesIO()
+        entries = (("index.json", json.dumps(index).encode()), ("data", self._data.getvalue()), ("stub", stub.encode()))
         with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as file:
-            for name, data in (("index.json", json.dumps(index).encode()), ("data", self._data.getvalue())):
+            for name, data in entries:
                 file.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), data, zipfile.ZIP_DEFLATED)
         return packed.getvalue()
 

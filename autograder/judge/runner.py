@@ -26,6 +26,7 @@ from autograder import UserError
 from autograder.inside.worker import Worker
 from autograder.judge.check import CheckInfo
 from autograder.judge.diagnose import Diagnoser
+from autograder.judge.digest import checks_digest as checks_digest
 from autograder.judge.recorded import PUBLIC_SEED, Known, RecordedDiagnoser, RecordedOracle, Recorder, Recording, question
 from autograder.judge.scoring import Outcome
 from autograder.judge.session import CheckFailed, Link, LinkDown, Loopback, Session
@@ -75,17 +76,6 @@ def loopback(stub: Path) -> Opener:
 
 def reference_stub(week: Week) -> Path:
     return ROOT / "solutions" / week.folder / week.stub
-
-
-def checks_digest(week: Week) -> str:
-    """sha256 over what decides how a submission is checked: the checks, the judge, what it drives in the worker."""
-    sha = hashlib.sha256()
-    package = ROOT / "autograder"
-    files = [*(CHECKS / week.folder).glob("*.py"), *package.glob("judge/*.py"), *package.glob("inside/*.py")]
-    for path in sorted(files):
-        sha.update(path.name.encode() + b"\0" + path.read_bytes())
-    sha.update(repr(week).encode())
-    return sha.hexdigest()
 
 
 def derive(seed: int, name: str) -> int:
@@ -326,8 +316,12 @@ class Runner:
     def _run_mutants(self) -> None:
         self.diagnoser.prepare({t: [i.name.removeprefix("test_") for i in items] for t, items in self.items.items()})
 
-    def record(self) -> bytes:
-        """Within `run_in_pytest`, with the public seed: what a student release needs of this week, see judge/recorded.py."""
+    def record(self, stub: str) -> bytes:
+        """Within `run_in_pytest`, with the public seed: what a student release needs of this week, see judge/recorded.py.
+
+        Args:
+            stub: the week's stub as released.
+        """
         recorder, oracle = Recorder(), self.oracle
         assert isinstance(oracle, Oracle) and self.seed == PUBLIC_SEED
         oracle.recorder = recorder
@@ -337,7 +331,7 @@ class Runner:
         for (mutant, check), seen in self.diagnoser.traces().items():
             recorder.trace(mutant, check, *seen)
         mutants = [Known(m.name, m.task, m.misconception, m.misconception_zh) for m in self.diagnoser.mutants]
-        return recorder.pack(checks_digest(self.week), mutants)
+        return recorder.pack(checks_digest(self.week), mutants, stub)
 
     def _call(self, item: pytest.Function) -> BaseException | None:
         self._failure = None

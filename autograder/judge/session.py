@@ -422,7 +422,8 @@ def _show_args(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
             items = ", ".join([*map(one, value[:_ITEMS]), *["..."] * (len(value) > _ITEMS)])
             return f"[{items}]" if isinstance(value, list) else f"({items}{',' * (len(value) == 1)})"
         if isinstance(value, dict) and any(isinstance(item, _LIVING) for item in value.values()):
-            return "{...}" if len(value) > _ITEMS else "{" + ", ".join(f"{key!r}: {one(item)}" for key, item in value.items()) + "}"
+            items = ", ".join(f"{key!r}: {one(item)}" for key, item in value.items())
+            return f"{{{items}}}" if len(value) <= _ITEMS else "{...}"
         return show(value) if not isinstance(value, dict) or len(value) <= _ITEMS else "{...}"
 
     return ", ".join([*map(one, args), *(f"{key}={one(value)}" for key, value in kwargs.items())])
