@@ -102,8 +102,8 @@ def _parser() -> argparse.ArgumentParser:
     hint = commands.add_parser(
         "hint",
         help="a hint for a task, in three stages",
-        description="Shows a hint for a task. There are three, from a nudge to close to code: try after each of them. The first is\n"
-        "for the very check that failed when you last ran `autograder check`.\n"
+        description="Shows a hint for a task. There are three, from a nudge to close to code: try after each of them. The first\n"
+        "is for the very check that failed when you last ran `autograder check`.\n"
         "  autograder hint 4.2              the first\n"
         "  autograder hint 4.2 --stage 3    the last, close to code",
         formatter_class=formatter,
@@ -575,11 +575,8 @@ def _hint(arguments: argparse.Namespace) -> int:
         screen.paragraph([("首先未通过的检查：" if zh else "The check that fails first: ", "red"), (stated, "")])
         if entry.digest != progress.digest(week):
             again = f"autograder check {task.id}"
-            note = (
-                f"此后文件有改动；{again} 会说明它是否仍未通过"
-                if zh
-                else f"your file has changed since; {again} tells whether it still does"
-            )
+            english = f"your file has changed since; {again} tells whether it still does"
+            note = f"此后文件有改动；{again} 会说明它是否仍未通过" if zh else english
             screen.paragraph((note, "yellow"))
         print()
     screen.paragraph(found[stage - 1])

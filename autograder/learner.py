@@ -321,7 +321,8 @@ def _story(one: Standing, week: Week, lang: Lang) -> list[Span]:
         stated = texts.property_of(week, entry.failing, lang) or entry.failing
         found.append(("\n" + told + clean(stated), _STATES[entry.status][2]))
     if misconception := (entry.misconception_zh if zh else None) or entry.misconception:
-        found.append(("\n" + ("可能的误解：" if zh else "likely misunderstanding: ") + clean(misconception), ""))
+        lines = "".join(clean(misconception[i : i + 150]) for i in range(0, len(misconception), 150))
+        found.append(("\n" + ("可能的误解：" if zh else "likely misunderstanding: ") + lines, ""))
     if entry.hint:
         found.append(("\n" + (f"已看提示：{entry.hint}" if zh else f"hints seen: {entry.hint}"), "dim"))
     return found

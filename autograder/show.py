@@ -18,6 +18,7 @@ from autograder import texts
 from autograder.intake import clean
 from autograder.judge import scoring
 from autograder.manifest import Lang, load
+from autograder.screen import Screen
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -134,9 +135,8 @@ def _total(runs: Sequence[TaskRun], lang: Lang) -> RenderableType:
         one = len(runs) == 1
         return Text("拓展任务不计分" if zh else "a stretch task has no points" if one else "stretch tasks have no points")
     points = earned(runs)
-    done = round(_BAR * points / total)
     text = f"{points:.4g} / {total} 分" if zh else f"{points:.4g} of {total} points"
-    return Text.assemble(("#" * done, "green"), ("-" * (_BAR - done), "dim"), "  ", (text, "bold"))
+    return Text.assemble(*Screen().bar(points / total, 0, _BAR), "  ", (text, "bold"))
 
 
 def _in(indent: int, text: str, style: str = "") -> RenderableType:
