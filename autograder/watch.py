@@ -70,8 +70,9 @@ def run(arguments: argparse.Namespace) -> int:
     path = home.stub(course, week, arguments.file)
     seconds = home.seconds(arguments.seconds)
     from autograder.judge import runner as judge
+    from autograder.judge.recorded import PUBLIC_SEED
 
-    runner = judge.Runner(week, judge.PUBLIC_SEED, [t.id for t in tasks], arguments.tier)
+    runner = judge.Runner(week, PUBLIC_SEED, [t.id for t in tasks], arguments.tier)
     status: list[int] = []
 
     def body() -> None:
@@ -327,4 +328,5 @@ def _keep_libraries(undo: contextlib.ExitStack) -> None:
         undo.callback(lambda: torch.get_default_device() == before or torch.set_default_device(before))
     for name, hooks in vars(torch.nn.modules.module).items():
         if name.startswith("_global_") and isinstance(hooks, dict):
-            undo.callback(lambda hooks, before: (hooks.clear(), hooks.update(before)), hooks, dict(hooks))
+            undo.callback(hooks.update, dict(hooks))
+            undo.callback(hooks.clear)
