@@ -332,9 +332,5 @@ def _keep_libraries(undo: contextlib.ExitStack) -> None:
         undo.callback(lambda: torch.get_default_device() == before or torch.set_default_device(before))
     for name, hooks in vars(torch.nn.modules.module).items():
         if name.startswith("_global_") and isinstance(hooks, dict):
-            undo.callback(_refill, hooks, dict(hooks))
-
-
-def _refill(kept: dict[Any, Any], before: dict[Any, Any]) -> None:
-    kept.clear()
-    kept.update(before)
+            undo.callback(hooks.update, dict(hooks))
+            undo.callback(hooks.clear)

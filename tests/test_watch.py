@@ -83,11 +83,11 @@ class Watched:
 def start(tmp_path: Path) -> Iterator[Start]:
     made: list[Watched] = []
 
-    def begin(text: str, *options: str, **more: object) -> Watched:
+    def begin(text: str, *options: str, name: str = WEEK.stub, **more: object) -> Watched:
         folder = tmp_path / "my work"
         folder.mkdir(exist_ok=True)
-        (folder / WEEK.stub).write_text(text, encoding="utf-8")
-        made.append(Watched(folder / WEEK.stub, *options, **more))  # type: ignore[arg-type]
+        (folder / name).write_text(text, encoding="utf-8")
+        made.append(Watched(folder / name, *options, **more))  # type: ignore[arg-type]
         return made[-1]
 
     yield begin
@@ -166,16 +166,16 @@ os.chdir("/")
 sys.setrecursionlimit(3000)
 print("leaked", flush=True)
 sys.stdout = sys.stderr = None
-import builtins
-builtins.float = builtins.len = builtins.callable = None
 """
+BUILTINS = "import builtins\nbuiltins.float = builtins.len = builtins.callable = None\n"
 
 
 def test_what_a_run_does_to_the_process_is_undone(start: Start) -> None:
-    watched = start(RIGHT)
-    assert "70 of 70 points" in watched.answer()
-    assert "leaked" in watched.save(RIGHT + LEAKS)
-    assert "70 of 70 points" in watched.save(RIGHT)
+    right = (ROOT / "solutions" / "week04" / "lora_linear.py").read_text(encoding="utf-8")  # week 2 does not have torch
+    watched = start(right, name="lora_linear.py", what="4.1")
+    assert "25 of 25 points" in watched.answer()
+    assert "leaked" in watched.save(right + LEAKS)
+    assert "25 of 25 points" in watched.save(right)
 
 
 def test_libraries_get_their_functions_and_defaults_back(tmp_path: Path) -> None:
@@ -186,10 +186,11 @@ def test_libraries_get_their_functions_and_defaults_back(tmp_path: Path) -> None
     event = threading.Event()
     left = threading.Thread(target=event.wait, args=[60], name="mine")
     with watch.restored(tmp_path) as notes:
+        left.start()
         exec(LEAKS, {})
         torch.nn.modules.module.register_module_forward_hook(lambda *_: None)
         torch.set_default_device("meta")
-        left.start()
+        exec(BUILTINS, {})
     event.set()
     now = (torch.matmul, torch.nn.Linear.forward, np.linalg.svd, os.getcwd(), [*sys.path], len, dict(os.environ), sys.stdout)
     assert now == kept and all(a is b for a, b in zip(now[:3], kept[:3], strict=True))
