@@ -106,16 +106,13 @@ def show(findings: list[Finding], screen: Screen, lang: Lang) -> None:
             rows = []
             told = f"{'办法：' if zh else 'to do: '}{finding.remedy}"
             screen.line((" " * (widths[0] + 2) + told, style))
-    screen.table(rows, widths=widths)
+    if rows:
+        screen.table(rows, widths=widths)
     print()
     missing, notes = (sum(finding.level == level for finding in findings) for level in ("missing", "note"))
     if missing:
-        told = (
-            "检查所需的内容有缺失：请先按上面的办法处理。"
-            if zh
-            else "Something that a check needs is missing: see what to do above."
-        )
-        screen.paragraph((told, "bold red"))
+        told = "Something that a check needs is missing: see above what to do."
+        screen.paragraph(("检查所需的内容有缺失：请按上面的办法处理。" if zh else told, "bold red"))
     else:
         note = (f"（另有 {notes} 条提示）" if zh else f" (and {notes} note{'s' * (notes != 1)})") if notes else ""
         screen.paragraph((f"检查所需的一切都已就绪{note}。" if zh else f"All that a check needs is there{note}.", "bold green"))

@@ -517,6 +517,7 @@ def _reset(arguments: argparse.Namespace) -> int:
         _write(path, new)
     except OSError as error:
         raise _unwritable(path, error, lang) from None
+    progress.forget([task.id] if task else [one.id for one in week.tasks])
     screen = Screen()
     what = ("、" if zh else ", ").join(names) or place
     screen.line(("已恢复为发布时的代码：" if zh else "as it was released:", "bold"), what)

@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,6 +99,14 @@ def hinted(task_id: str, stage: int) -> None:
     entry = entries.get(task_id, Entry())
     if stage > entry.hint:
         _write(entries | {task_id: replace(entry, hint=stage)})
+
+
+def forget(task_ids: Sequence[str]) -> None:
+    """The code of these tasks is gone: what their checks showed is, too; the hints that were shown stay known."""
+    entries = load()
+    gone = {task: Entry(hint=entries[task].hint) for task in task_ids if task in entries}
+    if gone:
+        _write(entries | gone)
 
 
 def digest(week: Week) -> str:

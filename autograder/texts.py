@@ -35,7 +35,8 @@ _PROSE = re.compile(r"[A-Za-z]{2,},? +[A-Za-z]{2,}")  # two words in a row
 _HOLE = re.compile(r"\{(\d*)\}")
 _GAP = re.compile("(?<=[\u3000-\u9fff\uff00-\uffef]) (?=[\u3000-\u9fff\uff00-\uffef])")
 _LONG = 600  # characters of a line
-_RAISED = re.compile(r"\w+(: .*)? \(.+:\d+: .*\)")  # an exception of the student's code, with the line that raised it
+_RAISES = "{} raised"  # so begin the entries for an exception in the submission
+_TYPED = re.compile(r"\w+: ")  # so begins an entry for the text of an exception of ours
 
 
 class TextError(UserError):
@@ -80,30 +81,36 @@ class Texts:
         body = f"{head}: {rest.lstrip()}" if blanks else body
         return line[: len(line) - len(line.lstrip())] + self._phrase(body)
 
-    def _phrase(self, text: str) -> str:
+    def _phrase(self, text: str, exception: bool = False) -> str:
+        """A text in Chinese as far as entries have it; of an exception's only what an entry says with its type."""
         if text in self.words:
             return self.words[text]
-        if len(text) > _LONG or not re.search("[A-Za-z]", text) or _RAISED.fullmatch(text):  # an array, or a student's words
+        if len(text) > _LONG or not re.search("[A-Za-z]", text):  # an array, or a long text of a student's
             return text
-        for pattern, chinese in self._patterns:
+        for pattern, english, chinese in self._patterns:
+            if exception and not _TYPED.match(english):
+                continue
             if match := pattern.fullmatch(text):
-                return _fill(chinese, [self._phrase(part) for part in match.groups()])
+                raised = english.startswith(_RAISES)
+                return _fill(chinese, [self._phrase(part, raised and i > 0) for i, part in enumerate(match.groups())])
         return text
 
     @functools.cached_property
-    def _patterns(self) -> list[tuple[re.Pattern[str], str]]:
-        """A pattern for each literal with places: the judge's first, and among each those with most text of their own.
+    def _patterns(self) -> list[tuple[re.Pattern[str], str, str]]:
+        """A pattern for each literal with places, and what it stands for.
 
-        Before all others those of an exception, whose text may look like anything.
+        First those for exceptions, then the judge's others, and among each those with most text of their own.
         """
         general = _read(_GENERAL)
         found = []
-        for english in sorted(
-            self.words, key=lambda w: (not w.startswith("{} raised"), w not in general, -len(_HOLE.sub("", w)))
-        ):
+
+        def rank(english: str) -> tuple[bool, bool, int]:
+            return not english.startswith(_RAISES), english not in general, -len(_HOLE.sub("", english))
+
+        for english in sorted(self.words, key=rank):
             parts = _HOLE.split(english)[::2]
             if len(parts) > 1 and any(map(str.strip, parts)):
-                found.append((re.compile("(.*?)".join(map(re.escape, parts))), self.words[english]))
+                found.append((re.compile("(.*?)".join(map(re.escape, parts))), english, self.words[english]))
         return found
 
 

@@ -447,6 +447,20 @@ def test_a_file_in_which_the_task_cannot_be_found(copy: Path, data: bytes, en: s
     assert stub.read_bytes() == data and not (stub.parent / ".backup").exists()
 
 
+def test_a_task_that_was_reset_is_next_again(copy: Path, course: Course) -> None:
+    week = course.week(4)
+    stub = copy / "exercises" / "week04" / week.stub
+    stub.write_text(judge.reference_stub(week).read_text(encoding="utf-8"), encoding="utf-8")
+    passed = progress.Entry(1.0, "passed", digest=digest_in(copy, week), hint=1)
+    remember(copy, t4_1=passed, t4_2=passed, t4_3=passed)
+    assert "Next: 4.4 " in command(copy, "status", "4").stdout
+    command(copy, "reset", "4.2", "--yes")
+    said = command(copy, "status", "4").stdout
+    assert "Next: 4.2 " in said and "0 of 70 points (and 40 before your last change)" in said and "not checked" in said
+    command(copy, "reset", "4", "--yes")
+    assert "Next: 4.1 " in command(copy, "status", "4").stdout
+
+
 @pytest.mark.parametrize(("typed", "status"), [(b"y\n", 0), (b"\n", 1), (b"n\n", 1)], ids=["yes", "enter", "no"])
 def test_a_terminal_is_asked(copy: Path, typed: bytes, status: int) -> None:
     stub = copy / "exercises" / "week04" / "lora_linear.py"

@@ -70,8 +70,13 @@ def test_no_space_between_chinese() -> None:
 
 
 def test_the_words_of_an_exception_stay() -> None:
-    found = texts.Texts({}, {"{} raised {}": "{} 引发了 {}", "{} has shape {}": "{} 的形状为 {}"})
-    theirs = 'ValueError: W has shape (3,) (a.py:7: raise ValueError(f"W has shape {W.shape}"))'
+    words = {"{} raised {}": "{} 引发了 {}", "{} in {}": "{1} 中的 {0}", "A of shape {}": "A 的形状为 {}"}
+    found = texts.Texts({}, words | {"TypeError: has shape {}": "TypeError: 形状为 {}", "{} raised nothing": "{} 没有引发异常"})
+    theirs = 'ValueError: W in f has shape (3,) (a.py:7: raise ValueError(f"W in f has shape {W.shape}"))'
     assert found.message(f"f(W) raised {theirs}", "zh") == f"f(W) 引发了 {theirs}"
-    ours = "TypeError: A has shape (3,)"  # no line of the student's raised it
-    assert found.message(f"f(W) raised {ours}", "zh") == "f(W) 引发了 TypeError: A 的形状为 (3,)"
+    assert (
+        found.message("A of shape 3 raised RuntimeError: Mismatch in shape", "zh")
+        == "A 的形状为 3 引发了 RuntimeError: Mismatch in shape"
+    )
+    assert found.message("f(W) raised TypeError: has shape (3,)", "zh") == "f(W) 引发了 TypeError: 形状为 (3,)"
+    assert found.message("f(W) raised nothing", "zh") == "f(W) 没有引发异常"

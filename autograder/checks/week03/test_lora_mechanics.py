@@ -310,8 +310,10 @@ def test_presets(student, oracle, rng):
         with at(f"preset({name!r})"):
             compare_fields(preset(student, name), oracle(preset, name))
             first, second = student.LoRAConfig.preset(name), student.LoRAConfig.preset(name)
-            equal(student.probe("same", first, second), False, "one object for two calls")
-            equal(student.probe("same", first.target_modules, second.target_modules), False, "one list for two calls")
+            same = student.probe("same", first, second)
+            demand(same is False, "two calls of preset() return one object\n  expected: a new object at every call")
+            same = student.probe("same", first.target_modules, second.target_modules)
+            demand(same is False, "two calls of preset() share one list of target_modules\n  expected: a new list at every call")
     for name in ("huge", ""):
         with at(f"preset({name!r})"):
             student.raises("ValueError", act=lambda name=name: student.LoRAConfig.preset(name))

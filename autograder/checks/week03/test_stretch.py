@@ -152,7 +152,8 @@ def test_block_freezes(student, oracle, rng):
     equal(block_trainable(student), oracle(block_trainable), "the list of trainable parameters")
     layer = layer_of(student, 1, LAYERS[0])
     block = student.AdapterBlock(layer, SIZE)
-    equal(student.probe("same", block.layer, layer), True, "block.layer is the layer that was passed in")
+    same = student.probe("same", block.layer, layer)
+    demand(same is True, "block.layer is not the layer that was passed in\n  expected: the same object")
 
 
 @check("3.5", weight=1, tier="advanced")
@@ -251,7 +252,8 @@ def test_prompt_backbone(student, oracle, rng):
             backbone = student.build("week03.reader", seed=1, width=5)
             backbone.to(student.build("dtype", name=dtype))
             tuning = student.PromptTuning(backbone, tensor(rng.standard_normal((2, 5)), dtype))
-            equal(student.probe("same", tuning.backbone, backbone), True, "backbone is the module that was passed in")
+            same = student.probe("same", tuning.backbone, backbone)
+            demand(same is True, "backbone is not the module that was passed in\n  expected: the same object")
             student.read(tuning.prompt, (2, 5), dtype, free=True)
             x, real = padded(rng, 1, 3, 5, (2,))
             student.read(tuning(tensor(x, dtype), tensor(real)), (1, 5), dtype, free=True)
@@ -280,7 +282,7 @@ def test_prefix(student, oracle, rng):
     for batch, sequence, width, heads, length, bias in ((1, 2, 3, 1, 1, False), (2, 3, 4, 2, 5, True), (3, 4, 6, 3, 2, True)):
         seed, x = int(rng.integers(2**31)), rng.standard_normal((batch, sequence, width))
         keys, values = (rng.standard_normal((length, width)) for _ in range(2))
-        with at(f"x of shape {x.shape}, {heads} heads, a prefix of length {length}"):
+        with at(f"{heads} heads, a prefix of length {length}, x of shape {x.shape}"):
             args = (seed, heads, bias, keys, values, x, None)
             close(prefixed(student, *args), oracle(prefixed, *args), "the output")
 
@@ -336,7 +338,8 @@ def test_prefix_attention(student, oracle, rng):
             attention = student.build("week03.projections", seed=1, width=4, heads=2, bias=True)
             attention.to(student.build("dtype", name=dtype))
             tuning = student.PrefixTuning(attention, 3)
-            equal(student.probe("same", tuning.attention, attention), True, "attention is the module that was passed in")
+            same = student.probe("same", tuning.attention, attention)
+            demand(same is True, "attention is not the module that was passed in\n  expected: the same object")
             student.read(tuning.prefix_k, (3, 4), dtype, free=True)
             student.read(tuning.prefix_v, (3, 4), dtype, free=True)
             x = rng.standard_normal((1, 2, 4))
@@ -390,7 +393,7 @@ def scaled_output(
 
 def linear_rung(weight: np.ndarray, bias: np.ndarray | None, on_input: bool) -> str:
     out, into = weight.shape
-    return f"in_features={into}, out_features={out}, {'no ' if bias is None else ''}bias, on_input={on_input}"
+    return f"in_features={into}, out_features={out}, bias={bias is not None}, on_input={on_input}"
 
 
 @check("3.8", weight=4, gate=True)
@@ -504,7 +507,8 @@ def test_scale_base(student, oracle, rng):
             base = student.build("linear", weight=tensor(rng.standard_normal((4, 5)), dtype), bias=None)
             for on_input in (False, True):
                 layer = student.IA3(base, on_input)
-                equal(student.probe("same", layer.base, base), True, "layer.base is the layer that was passed in")
+                same = student.probe("same", layer.base, base)
+                demand(same is True, "layer.base is not the layer that was passed in\n  expected: the same object")
                 equal(student.flag(layer.on_input), on_input, "on_input")
                 student.read(layer.scale, (5 if on_input else 4,), dtype)
                 student.read(layer(tensor(rng.standard_normal((2, 5)), dtype)), (2, 4), dtype, free=True)
