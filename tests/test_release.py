@@ -231,7 +231,7 @@ def assignment(copy: Path, course: Course, tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(release, "_record", lambda week: b"")
     monkeypatch.setattr(release, "ProcessPoolExecutor", lambda jobs, mp_context: ThreadPoolExecutor(jobs))
     count = classroom.write(tmp_path / "made", course, course.week(WEEK), lambda done, total: None)
-    assert count == len([path for path in (tmp_path / "made").rglob("*") if path.is_file()]) == 6
+    assert count == len([path for path in (tmp_path / "made").rglob("*") if path.is_file()]) == 7
     shutil.copytree(tmp_path / "made" / ".github", copy / ".github")
     return copy
 
