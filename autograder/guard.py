@@ -175,6 +175,7 @@ class Guard:
     def _give_up(self) -> NoReturn:
         assert self._restore is not None
         self._running = False
+        self._stop_clock()  # its next signal would find no handler
         why = "stopped" if self._kind is Stopped else f"{self._seconds:g} s are over"
         print(f"autograder: {why}, but your code catches every interruption, at {self.where or 'no line of yours'}: "
               "write `except Exception:` in place of `except:`", file=sys.stderr, flush=True)  # fmt: skip
