@@ -70,6 +70,11 @@ def test_no_code_of_the_grader_is_touched() -> None:
     assert [b.path for b in BLOCKS if b.kind == "append"] == ["course/course.toml"]
 
 
+def test_what_the_checks_say_is_complete(copy: Copy, ran: dict[str, Ran]) -> None:
+    said = copy.run(f"{shlex.quote(sys.executable)} -m pytest -q -p no:cacheprovider tests/test_texts.py -k week13")
+    assert said.status == 0 and "4 passed" in said.output, said.output
+
+
 def test_build_makes_the_stub_and_the_syllabus(copy: Copy, ran: dict[str, Ran]) -> None:
     made = ("exercises/week13/balance.py", "notebooks/week13.ipynb", "notebooks/zh/week13.ipynb", "syllabus.md", "syllabus.zh.md")
     for name in made:
