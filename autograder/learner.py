@@ -9,7 +9,6 @@ import re
 import shlex
 import shutil
 import sys
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -592,6 +591,8 @@ def _backup(path: Path, data: bytes) -> Path:
 def _write(path: Path, data: bytes) -> None:
     """Replace a file's contents, whole or not at all; a link stays a link."""
     path = path.resolve()
+    import tempfile
+
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=".tmp")
     try:
         with os.fdopen(descriptor, "wb") as file:

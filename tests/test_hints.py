@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from autograder import cli, hints
+from autograder import cli, hints, texts
 from autograder.manifest import Task, Week, load
 
 TASKS = [(week, task) for week in load().weeks for task in week.tasks]
@@ -28,7 +28,7 @@ def test_the_command_shows_one_stage_at_a_time(capsys: pytest.CaptureFixture[str
             shown = capsys.readouterr().out
             assert hint in shown
             assert sum(other in shown for other in hints.of(week, task, lang)) == 1
-            assert (task.lecture in shown) == (stage == hints.STAGES)
+            assert (texts.lecture(task.lecture, lang) in shown) == (stage == hints.STAGES)
 
 
 @pytest.mark.parametrize(("what", "said"), [("4", "a hint is for one task"), ("4.9", "4.9"), ("x", "neither a week")])
