@@ -35,7 +35,7 @@ class Entry:
     Attributes:
         share: of the task's points, from 0 to 1, at the last check.
         status: one of STATES; "unchecked" when so far only a hint was shown.
-        failing: the name of the check that failed first, None when none did.
+        failing: the name of the check that failed first, None when none did; one not yet attempted is no failure.
         misconception, misconception_zh: the likely misunderstanding, where one was recognised.
         digest: of the files when they were checked, see `digest`.
         hint: the highest stage of hint shown, 0 for none.
@@ -83,7 +83,7 @@ def record(week: Week, runs: list[TaskRun], path: Path, seen: str | None = None)
             entries[run.task.id] = Entry(
                 share=scoring.share(run.outcomes),
                 status=scoring.status(run.outcomes),
-                failing=first.name if first else None,
+                failing=first.name if first and first.kind != "unattempted" else None,
                 misconception=told.misconception if told else None,
                 misconception_zh=told.misconception_zh if told else None,
                 digest=now,
