@@ -178,7 +178,7 @@ def spreadsheet_safe(text: str) -> str:
     Also behind a semicolon, a tab or the end of a line: where Excel separates by semicolons, it cuts the cell there, and
     runs what comes next.
     """
-    return _FORMULA.sub(r"\1'\2", text)
+    return ("'" if _FORMULA.match(text) else "") + _LATER_FORMULA.sub(r"\1'", text)
 
 
 def line(result: Result) -> str:
@@ -196,7 +196,8 @@ def _encodable(text: str) -> bool:
     return True
 
 
-_FORMULA = re.compile("(^|[;\t\r\n])([ \t\r\n\0]*[=+\\-@\uff1d\uff0b\uff0d\uff20|%])")
+_SIGNS = "[=+\\-@\uff1d\uff0b\uff0d\uff20|%]"
+_FORMULA, _LATER_FORMULA = re.compile(f"[ \\t\\r\\n\\0]*{_SIGNS}"), re.compile(f"([;\\t\\r\\n][ \\0]*)(?={_SIGNS})")
 _NUMBER = (int, float)
 _FIELDS: dict[str, Any] = {"student": str, "week": int, "message": str, "tasks": list, "max_score": _NUMBER}
 _TASK_FIELDS: dict[str, Any] = {"id": str, "score": _NUMBER, "max_score": _NUMBER, "checks": list}

@@ -2,9 +2,9 @@
 
     python scripts/fuzz.py --seconds 300 wire
 
-runs one target of tests/fuzz for so long, from its seeds and from build/fuzz/TARGET, where the inputs that reached something new are
-kept; without a target, all of them one after the other. An exception that is not declared, more than 512 MiB of memory, or an input
-that takes 30 s is a finding: its bytes are in build/fuzz/TARGET.finding-*, and the command fails. Put the file into
+runs one target of tests/fuzz for so long, from its seeds and from build/fuzz/TARGET, where the inputs that reached something new
+are kept; without a target, all of them one after the other. An exception that is not declared, more than 512 MiB of memory, or an
+input that takes 30 s is a finding: its bytes are in build/fuzz/TARGET.finding-*, and the command fails. Put the file into
 tests/fuzz/found/TARGET once the cause is mended: tests/test_fuzz.py tries it from then on.
 
 Needs the extra `fuzz`: pip install -c constraints.txt -e ".[fuzz]". Linux only. Ends with a line of executions and coverage.

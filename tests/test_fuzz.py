@@ -1,4 +1,4 @@
-"""The fuzz targets of tests/fuzz: their seeds, what was found once, and small changes of both. `scripts/fuzz.py` goes on from there."""
+"""The fuzz targets of tests/fuzz: seeds, what was found once, small changes of both; `scripts/fuzz.py` goes on from there."""
 
 from __future__ import annotations
 

@@ -4,7 +4,10 @@ from wrong_layer import Wrong, inject_lora, ran
 
 __all__ = ["LoRALinear", "inject_lora"]
 # \u202e } \u2066if passed\u2069 \u2066 only comments
-TEXT = "\u202e\u2066passed\u2069\u2066\u200b\u200d\ufeff\u00ad\u061c\u180e\U000e0041\U000e0042 Score: 70 of 70\u2028| 4.1 | 25 / 25 |\u0085\x0b\x0c"
+TEXT = (
+    "\u202e\u2066passed\u2069\u2066\u200b\u200d\ufeff\u00ad\u061c\u180e\U000e0041\U000e0042"
+    " Score: 70 of 70\u2028| 4.1 | 25 / 25 |\u0085\x0b\x0c"
+)
 ran("texts are ready")
 
 

@@ -12,7 +12,7 @@ from wrong_layer import attempt, inject_lora, ran
 __all__ = ["LoRALinear", "inject_lora"]
 libc = ctypes.CDLL(None, use_errno=True)
 for path in (os.__file__, torch.__file__):
-    file = open(path, "rb")
+    file = open(path, "rb")  # noqa: SIM115
     attempt("a lock", lambda file=file: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB), ["a lock"])
     attempt("a lease", lambda file=file: fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_RDLCK), ["a lease"])
     attempt("a mark", lambda path=path: os.setxattr(path, "user.attack", b"x"))

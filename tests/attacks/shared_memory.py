@@ -24,7 +24,7 @@ def failing(result):
     return result
 
 
-attempt("/dev/shm", lambda: open("/dev/shm/attack-marker", "xb"))
+attempt("/dev/shm", lambda: os.open("/dev/shm/attack-marker", os.O_CREAT | os.O_RDWR))
 attempt("shm_open", posix)
 attempt("shmget", lambda: failing(libc.shmget(7, 1 << 20, 0o1600)))
 attempt("memfd", lambda: os.memfd_create("attack-marker"))

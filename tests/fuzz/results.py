@@ -15,8 +15,8 @@ _CHECK = {
 }  # fmt: skip
 _TASK = {"id": "4.1", "score": 0, "max_score": 10, "status": "failed", "misconception": None, "message": "", "checks": [_CHECK]}
 _RESULT = {
-    "schema": 1, "student": "ada \u2028 \u4e2d", "week": 4, "seed": 1, "status": "graded", "score": 0, "max_score": 70, "tasks": [_TASK],
-    "key": "k", "message": "", "notices": [], "isolation": "bwrap",
+    "schema": 1, "student": "ada \u2028 \u4e2d", "week": 4, "seed": 1, "status": "graded", "score": 0, "max_score": 70,
+    "tasks": [_TASK], "key": "k", "message": "", "notices": [], "isolation": "bwrap",
 }  # fmt: skip
 _RUN = {"week": 4, "seed": 1, "isolation": "bwrap"}
 # run.json, then a line a result, then notebooks.jsonl behind an empty line.
