@@ -184,6 +184,8 @@ def spreadsheet_safe(text: str) -> str:
 def line(result: Result) -> str:
     """A result as it stands in a file."""
     text = json.dumps(result, ensure_ascii=False) + "\n"
+    for separator in "\x85\u2028\u2029":  # to many readers they end a line
+        text = text.replace(separator, f"\\u{ord(separator):04x}")
     # A folder's name that is not UTF-8 arrives with surrogates, which only an escape can carry.
     return text if text.isascii() or _encodable(text) else json.dumps(result) + "\n"
 

@@ -206,7 +206,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
             time.sleep(0.05)
         left = orphans()
     assert done.returncode == 0, done.stderr
-    lines = (out / "results.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (out / "results.jsonl").read_text(encoding="utf-8").splitlines()  # also at U+2028, which a message may hold
     results = {result["student"]: result for result in map(json.loads, lines)}
     # torch makes an empty cache folder of its own in the judges.
     scratched = [str(path) for path in scratch.iterdir() if not path.name.startswith("torchinductor_")]

@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (cells of notebooks, a line of theirs in a line here)
 """Hostile notebooks, run in the sandbox among honest classmates: none gains, none reaches another's, no page that a TA sees runs.
 
 Each of CASES is a notebook with one attack; all are run in one class, and the names are those of tests/attacks/others.toml.

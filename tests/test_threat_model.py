@@ -16,7 +16,7 @@ def test_every_class_has_its_attacks() -> None:
     assert set(count) == set(threats.CLASSES) and min(count.values()) >= 3, count
     assert len(found) >= 120 and len({(attack.kind, attack.name) for attack in found}) == len(found)
     assert all(
-        attack.does and attack.does[0].islower() or attack.does[0].isdigit() or attack.does[0].isupper() for attack in found
+        (attack.does and attack.does[0].islower()) or attack.does[0].isdigit() or attack.does[0].isupper() for attack in found
     )
 
 
@@ -32,14 +32,15 @@ def test_every_attack_is_tried_by_a_test_that_runs() -> None:
 def test_every_case_of_an_attacks_test_is_in_the_registry_and_the_other_way_round() -> None:
     from tests import test_attacks, test_forgers, test_lab_attacks, test_page_attacks
 
+    pages = "tests/test_page_attacks.py::test_"
     cases = {
         threats.SUBMISSIONS: set(test_attacks.ATTACKS),
         "tests/test_lab_attacks.py::test_a_hostile_notebook_earns_nothing_and_reaches_nothing": {
             *test_lab_attacks.CASES, *test_lab_attacks.WITHOUT_A_NOTEBOOK
         },
-        "tests/test_page_attacks.py::test_a_tas_browser_runs_and_hides_nothing": set(test_page_attacks.BROWSER),
-        "tests/test_page_attacks.py::test_no_cell_of_a_spreadsheet_is_run": set(test_page_attacks.CELLS),
-        "tests/test_page_attacks.py::test_a_hostile_zip_gives_nothing_to_run_and_stays_within_the_limits": set(test_page_attacks.ZIPS),
+        pages + "a_tas_browser_runs_and_hides_nothing": set(test_page_attacks.BROWSER),
+        pages + "no_cell_of_a_spreadsheet_is_run": set(test_page_attacks.CELLS),
+        pages + "a_hostile_zip_gives_nothing_to_run_and_stays_within_the_limits": set(test_page_attacks.ZIPS),
         "tests/test_forgers.py::test_the_right_structure_with_other_numbers_earns_nothing": set(test_forgers.FORGERS),
     }  # fmt: skip
     for test, names in cases.items():
