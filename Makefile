@@ -4,7 +4,7 @@ help:
 	@echo "make demo      install what is missing, grade a sample class in the sandbox, print the table"
 	@echo "make test      install what is missing, run every test"
 	@echo "make selftest  grade the grader: wrong answers must lose points, right ones none"
-	@echo "make nightly   the tests that have a longer form, in that form, and those that need a browser or PostgreSQL"
+	@echo "make nightly   the tests that have a longer form, in that form, those that need a browser or PostgreSQL, and fuzzing"
 	@echo "make site      the course as a static site, build/site/html (make site OUTPUTS=0: notebooks without outputs, quick)"
 	@echo "make lint      ruff, mypy and autograder build --check"
 	@echo "make clean     remove what demo wrote (.venv stays)"
@@ -22,9 +22,10 @@ selftest: setup
 	OMP_NUM_THREADS=1 .venv/bin/autograder selftest --quiet
 
 nightly: setup
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[postgres]"
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[fuzz,postgres]"
 	NIGHTLY=1 OMP_NUM_THREADS=1 .venv/bin/python -m pytest tests/test_bank.py tests/test_rewrites.py tests/test_notebooks.py \
-		tests/test_release.py tests/browser tests/postgres
+		tests/test_release.py tests/test_forgers.py tests/browser tests/postgres
+	OMP_NUM_THREADS=1 .venv/bin/python scripts/fuzz.py --seconds 180
 
 site: setup
 	OMP_NUM_THREADS=1 .venv/bin/python -m course.site $(if $(filter 0,$(OUTPUTS)),--no-outputs)

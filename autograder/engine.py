@@ -32,6 +32,7 @@ from autograder.inside import confine
 from autograder.inside.wire import WireError
 from autograder.intake import Submission
 from autograder.judge import scoring
+from autograder.judge.recorded import PUBLIC_SEED
 from autograder.judge.runner import Broken, Opener, Runner, Shaken, TaskRun, checks_digest, reference_stub
 from autograder.judge.session import LinkDown
 from autograder.manifest import Course, Lang, Task, Week
@@ -100,6 +101,8 @@ def grade(
     jobs = max(1, min(jobs or os.cpu_count() or 1, -(-len(folders) // 2)))
     if not week.tasks:
         raise GradeError(f"week {week.number} has no tasks yet")
+    if seed == PUBLIC_SEED:
+        raise GradeError(f"seed {PUBLIC_SEED} is the public one, whose answers students have on file: leave --seed out")
     with results.locked(out):
         known = results.read_run(out) or {}
         seed = seed if seed is not None else known.get("seed", secrets.randbits(53))

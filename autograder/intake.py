@@ -109,7 +109,8 @@ def _scan(root: Path, week: Week) -> tuple[list[tuple[str, Path]], list[str]]:
 def archive_student(name: str, week: Week) -> str:
     """Whose a zip file is, by its name."""
     stem = name[: -len(".zip")]
-    return stem.removeprefix(f"{week.folder}-") or stem
+    rest = stem.removeprefix(f"{week.folder}-")
+    return rest if rest.strip(". ") else stem  # "week04-...zip" is not the folder above
 
 
 def _is_zip(name: str) -> bool:

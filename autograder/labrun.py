@@ -144,7 +144,7 @@ def _one(
         if ran["ours"]:
             line |= {"status": "ungraded", "score": None, "message": f"the grader failed, not the submission ({ran['ours']})"}
     if line["status"] == "graded":
-        scored = {score.question.id: score for score in answers.score(week, answers.of(made))}
+        scored = {score.question.id: score for score in answers.score(week, answers.found(made))}
         for question in week.questions:
             score = scored.get(question.id)
             entry = {"id": question.id, "max_score": question.points, "status": "written", "score": None, "answer": ""}
@@ -306,10 +306,10 @@ def _execute(week: Week, files: dict[str, bytes], source: bytes, isolation: str)
         until = time.monotonic() + NOTEBOOK_SECONDS
 
         def process_message(self, msg: Any, cell: Any, cell_index: int) -> Any:
-            if msg["msg_type"] in ("stream", "display_data", "execute_result", "error", "update_display_data"):
-                self.left -= len(repr(msg["content"]))
-                if self.left < 0:
-                    raise _Enough
+            # Widgets' messages too: nbclient keeps what they say of themselves.
+            self.left -= len(repr(msg["content"])) + sum(map(len, msg.get("buffers") or ()))
+            if self.left < 0:
+                raise _Enough
             if time.monotonic() > self.until:
                 raise CellTimeoutError("the notebook")
             return super().process_message(msg, cell, cell_index)

@@ -210,6 +210,9 @@ class CarefulExtractor(ExtractorPlugin):
                 continue
             # nbgrader's own layout: downloaded/<assignment>/archive
             student = archive.stem.removeprefix(f"{Path(archive_path).parent.name}-")
+            if not student.strip(". "):
+                self.log.warning("Not a student's name, left out: %s", archive)
+                continue
             try:
                 if archive.stat().st_size > _CAP:
                     raise intake.ArchiveError(f"it is over {_CAP >> 20} MiB")

@@ -11,6 +11,7 @@ import fcntl
 import io
 import json
 import os
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -82,7 +83,7 @@ def read_run(folder: Path) -> dict[str, Any] | None:
         return run
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{folder}/run.json cannot be read ({error}): name another folder") from None
 
 
@@ -110,12 +111,25 @@ def read(folder: Path) -> tuple[dict[str, Any], list[Result]]:
 
 
 def read_labs(folder: Path) -> dict[str, Result]:
-    """The lines of notebooks.jsonl by student; none if there is no such file."""
+    """The lines of notebooks.jsonl by student; none if there is no such file.
+
+    Raises:
+        RunError: if a line is not one of labrun's.
+    """
     path = folder / "notebooks.jsonl"
     if not path.is_file():
         return {}
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return {line["student"]: line for line in lines}
+    found: dict[str, Result] = {}
+    # Of bytes: str.splitlines also ends a line at U+2028 or U+0085, which a student's name may hold.
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        try:
+            lab = json.loads(line, parse_constant=_refuse)
+        except (ValueError, RecursionError):
+            lab = None
+        if not isinstance(lab, dict) or not isinstance(lab.get("student"), str) or not isinstance(lab.get("questions"), list):
+            raise RunError(f"{path}, line {number} is no result of a notebook: run the same `autograder grade --notebooks` again")
+        found[lab["student"]] = lab
+    return found
 
 
 @contextlib.contextmanager
@@ -159,14 +173,19 @@ def grades_csv(results: list[Result]) -> str:
 
 
 def spreadsheet_safe(text: str) -> str:
-    """A cell that a spreadsheet shows and does not run: an apostrophe before = + - @ and their like."""
-    stripped = text.lstrip(" \t\r\n\0")
-    return "'" + text if stripped[:1] in tuple("=+-@\uff1d\uff0b\uff0d\uff20|%") and stripped else text
+    """A cell that a spreadsheet shows and does not run: an apostrophe before = + - @ and their like.
+
+    Also behind a semicolon, a tab or the end of a line: where Excel separates by semicolons, it cuts the cell there, and
+    runs what comes next.
+    """
+    return ("'" if _FORMULA.match(text) else "") + _LATER_FORMULA.sub(r"\1'", text)
 
 
 def line(result: Result) -> str:
     """A result as it stands in a file."""
     text = json.dumps(result, ensure_ascii=False) + "\n"
+    for separator in "\x85\u2028\u2029":  # to many readers they end a line
+        text = text.replace(separator, f"\\u{ord(separator):04x}")
     # A folder's name that is not UTF-8 arrives with surrogates, which only an escape can carry.
     return text if text.isascii() or _encodable(text) else json.dumps(result) + "\n"
 
@@ -179,6 +198,8 @@ def _encodable(text: str) -> bool:
     return True
 
 
+_SIGNS = "[=+\\-@\uff1d\uff0b\uff0d\uff20|%]"
+_FORMULA, _LATER_FORMULA = re.compile(f"[ \\t\\r\\n\\0]*{_SIGNS}"), re.compile(f"([;\\t\\r\\n][ \\0]*)(?={_SIGNS})")
 _NUMBER = (int, float)
 _FIELDS: dict[str, Any] = {"student": str, "week": int, "message": str, "tasks": list, "max_score": _NUMBER}
 _TASK_FIELDS: dict[str, Any] = {"id": str, "score": _NUMBER, "max_score": _NUMBER, "checks": list}

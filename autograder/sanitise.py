@@ -24,9 +24,15 @@ _OUTPUTS = 100  # of one cell
 _CELLS = 1000
 _MAGIC = {"image/png": b"\x89PNG\r\n\x1a\n", "image/jpeg": b"\xff\xd8\xff"}
 _ANSI = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?|.)?", re.DOTALL)
-_INVISIBLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
+# Controls, separators of lines, what sets the direction of writing, and what has no width, the tags of plane 14 among it.
+_INVISIBLE = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u115f\u1160\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff9-\ufffb"
+    r"\ud800-\udfff\U000e0000-\U000e0fff]"
+)
+# What makes a link, loads, styles (a box of any CSS covers the page), or changes the formulas of everybody else on the page.
 _MACROS = re.compile(
-    r"\\(href|url|require|cssId|class|style|data|html\w*|includegraphics|unicode|mmlToken|action|toggle|texttip|tip|def|newcommand|let)(?![a-zA-Z])"
+    r"\\(href|url|require|cssId|class|style|data|html\w*|includegraphics|unicode|mmlToken|action|toggle|texttip|mathtip|tip|bbox|[gex]?def"
+    r"|(?:re)?newcommand|providecommand|(?:re)?newenvironment|DeclareMathOperator|let)(?![a-zA-Z])"
 )
 
 
@@ -63,8 +69,13 @@ def text(value: Any, most: int = _TEXT) -> str:
     """Plain text without terminal codes; characters that are not seen, or turn the line round, are shown as `\\u202e`."""
     plain = _ANSI.sub("", _join(value))
     plain = plain.replace("\r\n", "\n")
-    plain = _INVISIBLE.sub(lambda match: "\n" if match[0] == "\r" else f"\\u{ord(match[0]):04x}", plain)
+    plain = _INVISIBLE.sub(_named, plain)
     return plain if len(plain) <= most else f"{plain[:most]}\n[{len(plain) - most} more characters]"
+
+
+def _named(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    return "\n" if code == 13 else f"\\u{code:04x}" if code < 1 << 16 else f"\\U{code:08x}"
 
 
 def markdown(value: Any) -> str:

@@ -351,7 +351,7 @@ def read_flags(out: Path) -> dict[str, list[tuple[str, float]]]:
     """With whom each student of a compared week is listed: (the other, share), the most alike first."""
     found: dict[str, list[tuple[str, float]]] = {}
     path = out / "similar.jsonl"
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+    for line in path.read_bytes().splitlines() if path.is_file() else []:
         row = json.loads(line)
         found.setdefault(row["first"], []).append((row["second"], row["score"]))
         found.setdefault(row["second"], []).append((row["first"], row["score"]))

@@ -9,6 +9,7 @@ import contextlib
 import csv
 import ctypes
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -24,6 +25,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from autograder.judge.recorded import PUBLIC_SEED, Recorder
+from autograder.judge.runner import Oracle, Runner, loopback, reference_stub
 from autograder.judge.session import CheckFailed, Handle, LinkDown, Session, tensor
 from autograder.manifest import load
 from autograder.sandbox import OUTPUT_KEPT, Zygotes, spawned
@@ -71,9 +74,24 @@ def on(level: str) -> list[str]:
     return [name for name in ATTACKS if level == "bwrap" or name not in NEED_NAMESPACES]
 
 
+@functools.cache
+def recorded() -> bytes:
+    """What a students' copy holds in autograder/recorded/week04.zip of the answers for the public seed."""
+    runner, recorder = Runner(WEEK, PUBLIC_SEED), Recorder()
+
+    def body() -> None:
+        assert isinstance(runner.oracle, Oracle)
+        runner.oracle.recorder = recorder
+        runner.run(loopback(reference_stub(WEEK)))
+
+    runner.run_in_pytest(body)
+    return recorder.pack("", [], "")
+
+
 def files_of(name: str) -> dict[str, bytes]:
     stub = ATTACKS[name] if name in ATTACKS else BASE / f"{name}.py"
-    return {"lora_linear.py": stub.read_bytes(), "wrong_layer.py": (BASE / "wrong_layer.py").read_bytes()}
+    files = {"lora_linear.py": stub.read_bytes(), "wrong_layer.py": (BASE / "wrong_layer.py").read_bytes()}
+    return files | ({"recorded.data": recorded()} if name == "replay_recorded" else {})
 
 
 def honest() -> dict[str, dict[str, bytes]]:
@@ -188,7 +206,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
             time.sleep(0.05)
         left = orphans()
     assert done.returncode == 0, done.stderr
-    lines = (out / "results.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (out / "results.jsonl").read_text(encoding="utf-8").splitlines()  # also at U+2028, which a message may hold
     results = {result["student"]: result for result in map(json.loads, lines)}
     # torch makes an empty cache folder of its own in the judges.
     scratched = [str(path) for path in scratch.iterdir() if not path.name.startswith("torchinductor_")]

@@ -31,7 +31,7 @@ def test_environment_yml_says_no_more_than_pyproject() -> None:
 
 def test_every_dependency_is_pinned() -> None:
     pinned = {normal(name) for name in CONSTRAINTS}
-    wanted = [dependency for extra in ("dev", "labs", "postgres", "site") for dependency in EXTRAS[extra]]
+    wanted = [dependency for extra in ("dev", "fuzz", "labs", "postgres", "site") for dependency in EXTRAS[extra]]
     wanted += PROJECT["dependencies"]
     assert {normal(name) for name in wanted} <= pinned
     assert CONSTRAINTS["torch"] == "2.13.0", "a local part, such as +cpu, is on no index but PyTorch's own"

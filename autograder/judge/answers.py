@@ -72,6 +72,14 @@ def of(notebook: Any) -> dict[str, Any]:
     return {item["id"]: item.get("value") for item in answers if isinstance(item.get("id"), str)}
 
 
+def found(notebook: Any) -> dict[str, Any]:
+    """As `of`; nothing of a notebook that has another form."""
+    try:
+        return of(notebook)
+    except (KeyError, TypeError, AttributeError):
+        return {}
+
+
 def key(week: Week) -> dict[str, dict[str, Any]]:
     """The week's key, by grade_id."""
     path = ROOT / "solutions" / week.folder / "answers.toml"

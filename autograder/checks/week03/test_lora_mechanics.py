@@ -234,7 +234,11 @@ def compare_fields(got: dict[str, Any], want: dict[str, Any]) -> None:
 @check("3.3", weight=3, gate=True)
 def test_fields_and_scaling(student, oracle, rng):
     """The fields are what was passed in, and scaling is alpha / rank, or alpha / sqrt(rank) with rslora."""
-    for settings in (*SETTINGS, {"rank": 1, "alpha": 0.25}, {"rank": 5, "alpha": 3.0}, {}):
+    # Drawn ones too: a table of the others' answers, which students have on file, must not pass.
+    drawn = [
+        {"rank": int(rng.integers(7, 60)), "alpha": int(rng.integers(1, 900)) / 16, "rslora": rslora} for rslora in (False, True)
+    ]
+    for settings in (*SETTINGS, {"rank": 1, "alpha": 0.25}, {"rank": 5, "alpha": 3.0}, {}, *drawn):
         with at(f"LoRAConfig({', '.join(f'{k}={v!r}' for k, v in settings.items())})"):
             compare_fields(made(student, settings), oracle(made, settings))
 

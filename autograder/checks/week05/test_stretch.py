@@ -211,7 +211,7 @@ def bits(lib: Session, *sizes: int | None) -> float:
 @check("5.7", weight=2, gate=True)
 def test_bits_with_double_quantisation(student, oracle, rng):
     """With double quantisation, a weight takes its code, its share of an 8-bit constant, and a share of that one's scale."""
-    for sizes in ((), (32,), (128, 64), (48, 100), (1, 1)):
+    for sizes in ((), (32,), (128, 64), (48, 100), (1, 1), (int(rng.integers(2, 500)), int(rng.integers(2, 500)))):
         with at(f"bits_per_parameter{sizes}"):
             close(np.array(bits(student, *sizes)), np.array(oracle(bits, *sizes)), "the number of bits", rtol=1e-9)
 
@@ -219,7 +219,7 @@ def test_bits_with_double_quantisation(student, oracle, rng):
 @check("5.7", weight=2, gate=True)
 def test_bits_without_double_quantisation(student, oracle, rng):
     """Without it, a weight takes its code and its share of a 32-bit constant."""
-    for block_size in (64, 32, 48, 1):
+    for block_size in (64, 32, 48, 1, int(rng.integers(2, 500))):
         with at(f"bits_per_parameter({block_size}, None)"):
             got, want = bits(student, block_size, None), oracle(bits, block_size, None)
             close(np.array(got), np.array(want), "the number of bits", rtol=1e-9)

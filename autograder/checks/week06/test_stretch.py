@@ -179,7 +179,8 @@ def compare_reports(student, oracle, lines: list[str], categories: list[str], on
 @check("6.6", weight=4, gate=True)
 def test_overall(student, oracle, rng):
     """Wins, ties and losses are counted over all dialogues, and the win rate takes a tie as half a win."""
-    for kinds in (["win"], ["loss"], ["win", "tie", "loss", "win"], ["tie", "win", "tie", "loss", "loss", "tie", "loss"]):
+    drawn = [str(kind) for kind in rng.choice(["win", "tie", "loss"], 9)]
+    for kinds in (["win"], ["loss"], ["win", "tie", "loss", "win"], ["tie", "win", "tie", "loss", "loss", "tie", "loss"], drawn):
         lines = [line_of(rng, kind, "all") for kind in kinds]
         with at(f"dialogues that come to {kinds}"):
             compare_reports(student, oracle, lines, ["all"])

@@ -50,8 +50,9 @@ def runs(student: Session, oracle, part: str, **config: Any) -> None:
 @check("12.1", weight=4, gate=True)
 def test_values(student, oracle, rng):
     """Every run's numbers follow from its seed: random, NumPy and torch are seeded once, before the data are made."""
+    drawn = [int(seed) for seed in rng.choice(2**31, 2, replace=False)]
     for kind in ("python", "numpy", "torch", "all"):
-        for seeds in SEEDS:
+        for seeds in (*SEEDS, drawn):
             with at(f"seeds {seeds}, parts that draw from {'all generators' if kind == 'all' else kind}"):
                 runs(student, oracle, "runs", seeds=seeds, metrics=["loss", "accuracy"], kind=kind)
 
@@ -59,7 +60,7 @@ def test_values(student, oracle, rng):
 @check("12.1", weight=3, gate=True)
 def test_summary(student, oracle, rng):
     """The summary has n, the mean and the standard deviation with n - 1 of every metric, None for the latter of one seed."""
-    for seeds in SEEDS:
+    for seeds in (*SEEDS, [int(seed) for seed in rng.choice(2**31, 3, replace=False)]):
         metrics = ["loss"] if len(seeds) == 1 else ["steps", "loss", "accuracy"]
         with at(f"seeds {seeds}"):
             runs(student, oracle, "summary", seeds=seeds, metrics=metrics)
