@@ -37,10 +37,13 @@ class Place(NamedTuple):
 
 
 class Lines(Sequence[Result]):
-    """Results that stay in their file: each is read when it is asked for, so a class of any size fits in memory."""
+    """Results that stay in their file: each is read when it is asked for, so a class of any size fits in memory.
 
-    def __init__(self, path: Path, places: list[Place]) -> None:
-        self._path, self._places = path, places
+    The file stays open: what a later run puts in its place changes nothing here.
+    """
+
+    def __init__(self, file: BinaryIO, places: list[Place]) -> None:
+        self._file, self._places = file, places
 
     def __len__(self) -> int:
         return len(self._places)
@@ -51,14 +54,9 @@ class Lines(Sequence[Result]):
     def __getitem__(self, index: slice) -> Lines: ...
     def __getitem__(self, index: int | slice) -> Result | Lines:
         if isinstance(index, slice):
-            return Lines(self._path, self._places[index])
-        return next(iter(Lines(self._path, [self._places[index]])))
-
-    def __iter__(self) -> Iterator[Result]:
-        if self._places:
-            with open(self._path, "rb") as file:
-                for place in self._places:
-                    yield json.loads(_at(file, place))
+            return Lines(self._file, self._places[index])
+        result: Result = json.loads(_at(self._file, self._places[index]))
+        return result
 
 
 class Store:
@@ -117,7 +115,7 @@ class Store:
                 self._places[name] = self._places[name]._replace(start=start)
                 start += self._places[name].size
             self._places = {name: self._places[name] for name in names}
-            lines = Lines(self.path, list(self._places.values()))
+            lines = Lines(open(self.path, "rb"), list(self._places.values()))  # noqa: SIM115
             replace(self.folder / "grades.csv", grades_csv(lines))
         return lines
 
@@ -312,8 +310,7 @@ def _read_places(path: Path, week: int) -> Iterator[tuple[str, Place]]:
 
 
 def _at(file: BinaryIO, place: Place) -> bytes:
-    file.seek(place.start)
-    return file.read(place.size)
+    return os.pread(file.fileno(), place.size, place.start)
 
 
 def replace(path: Path, text: str | Iterable[bytes]) -> None:
