@@ -14,14 +14,19 @@ import os
 import random
 import shutil
 import signal
+import sqlite3
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from nbgrader.api import Gradebook
 
+from autograder import gradebook, nbcourse
 from autograder.cli import main
+from autograder.manifest import Week
 from tests import faults
 from tests.conftest import ROOT
 
@@ -236,3 +241,43 @@ def test_bubblewrap_vanishes_before_a_restart(submissions: Path, undisturbed: di
     faults.nothing_left(tmp, seen)
     assert main(faults.command(submissions, out, "bwrap")[3:]) == 0
     assert faults.lines(out) == undisturbed
+
+
+HOLD = """
+import sqlite3, sys
+book = sqlite3.connect(sys.argv[1])
+book.execute("BEGIN EXCLUSIVE")
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_gradebook_that_another_process_holds(tmp_path: Path, week: Week) -> None:
+    """Entering waits, then says so in one line, and has entered nothing; with the lock gone the same call works."""
+    path = tmp_path / "book.db"
+    tasks = [{"id": task.id, "score": task.points, "max_score": task.points} for task in week.tasks]
+    result = {"student": "ada", "status": "graded", "tasks": tasks}
+    with Gradebook(f"sqlite:///{path}") as book:
+        book.add_assignment(week.folder)
+        book.add_notebook(nbcourse.CODE, week.folder)
+        for task in week.core:
+            name = nbcourse.grade_id(task.id)
+            book.add_grade_cell(name, nbcourse.CODE, week.folder, max_score=task.points, cell_type="code")
+        book.add_grade_cell(nbcourse.REVIEW, nbcourse.CODE, week.folder, max_score=15, cell_type="markdown")
+        book.add_student("ada")
+        book.add_submission(week.folder, "ada")
+        words = [sys.executable, "-c", HOLD, str(path)]
+        with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+            assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+            with pytest.raises(gradebook.GradebookError, match="database is locked") as caught:
+                gradebook.enter_code(book, week, [result])
+            holder.kill()
+        assert "\n" not in str(caught.value) and "run the same command again" in str(caught.value)
+        assert scores(path) == {None}
+        gradebook.enter_code(book, week, [result])
+    assert scores(path) == {None, *(task.points for task in week.core)}  # the review waits for a TA
+
+
+def scores(path: Path) -> set[float | None]:
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        return {score for (score,) in database.execute("SELECT auto_score FROM grade")}
