@@ -77,7 +77,8 @@ def test_a_students_process_is_killed(submissions: Path, undisturbed: dict[str, 
     """The worker in the middle of a task, a few times: that is retried alone, and costs nobody a point."""
     tmp, out = tmp_path / "tmp", tmp_path / "out"
     process = faults.start(faults.command(submissions, out, level, "--jobs", "1"), tmp)
-    faults.until(lambda: any(" grade " in faults.words_of(pid) for pid in faults.descendants(process.pid)), process)
+    faults.until(lambda: faults.zygotes(process.pid), process)
+    faults.until(lambda: any(" grade " in faults.words_of(pid) for pid in faults.descendants(process.pid)), process)  # a judge
     zygote, seen, killed = faults.zygotes(process.pid)[0], faults.descendants(process.pid), 0
     while process.poll() is None and killed < 2 and not faults.count(out):  # that is, within the first batch
         for pid in faults.descendants(zygote)[:1]:
