@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import re
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -127,7 +128,9 @@ def _parser() -> argparse.ArgumentParser:
         "  grades.csv      a row a student\n"
         "  feedback/       a page a student\n"
         "  report.html     what the class misunderstood\n"
-        "Stop it whenever you like: the same command goes on where it was, and regrades only what changed.",
+        "Stop it whenever you like: the same command goes on where it was, and regrades only what changed.\n"
+        "For a class that one machine is too small for, the workers of a Dask scheduler judge (docs/scale.md):\n"
+        "  autograder grade submissions --week 4 --out results/week04 --engine dask --scheduler tcp://HOST:8786",
         formatter_class=formatter,
     )
     grade.add_argument("submissions", metavar="SUBMISSIONS", type=Path, help="the folder with one folder a student")
@@ -135,6 +138,8 @@ def _parser() -> argparse.ArgumentParser:
     grade.add_argument("--out", metavar="DIR", type=Path, required=True, help="where results go (made if missing)")
     grade.add_argument("--seed", type=int, help="reproduces a run; by default secret, kept in DIR/run.json")
     grade.add_argument("--jobs", type=int, help="judges at the same time (default: one a core)")
+    grade.add_argument("--engine", choices=("local", "dask"), default="local", help="who judges: this machine (default) or Dask")
+    grade.add_argument("--scheduler", metavar="ADDRESS", help="of Dask, tcp://HOST:PORT or tls://HOST:PORT")
     grade.add_argument("--isolation", choices=("bwrap", "process"), help="bwrap (default), or process: reduced isolation")
     grade.add_argument("--notebooks", action="store_true", help="run the lab's notebooks as well, and score their answers")
     grade.add_argument("--lang", choices=("en", "zh"), default="en", help="of the feedback pages and the report (default en)")
@@ -594,6 +599,10 @@ def _grade(arguments: argparse.Namespace) -> int:
     week = course.week(arguments.week)
     if arguments.jobs is not None and arguments.jobs < 1:
         raise UsageError("--jobs must be at least 1")
+    if (arguments.engine == "dask") != (arguments.scheduler is not None):
+        raise UsageError("--engine dask and --scheduler tcp://HOST:PORT go together: docs/scale.md says how to start a scheduler")
+    if arguments.engine == "dask" and arguments.jobs is not None:
+        raise UsageError("--jobs is for judges on this machine: with --engine dask leave it out, the number of workers decides")
     if sys.platform != "linux":
         raise UsageError("grading needs Linux (its sandbox is made of namespaces); checking at home does not")
     from tqdm import tqdm
@@ -610,25 +619,33 @@ def _grade(arguments: argparse.Namespace) -> int:
             bar = tqdm(total=total, initial=done, unit=" student", desc=f"week {week.number}", disable=arguments.quiet)
         bar.update(done - bar.n)
 
+    # A batch system ends a job by SIGTERM: as Ctrl-C does, it leaves no process and no temporary folder.
+    signal.signal(signal.SIGTERM, _terminated)
     try:
         summary = engine.grade(
             arguments.submissions, week, arguments.out, course,
-            seed=arguments.seed, jobs=arguments.jobs, isolation=arguments.isolation, lang=arguments.lang, progress=progress,
+            seed=arguments.seed, jobs=arguments.jobs, isolation=arguments.isolation, scheduler=arguments.scheduler,
+            lang=arguments.lang, progress=progress,
         )  # fmt: skip
     finally:
         if bar is not None:
             bar.close()
-    from autograder import classreport  # only now: judges were forked from a process without matplotlib
+    from autograder import classreport, results  # only now: judges were forked from a process without matplotlib
 
-    classreport.write(arguments.out, course)
-    if arguments.lang != "en":
-        classreport.write(arguments.out, course, arguments.lang)
+    with results.writing(arguments.out):
+        classreport.write(arguments.out, course)
+        if arguments.lang != "en":
+            classreport.write(arguments.out, course, arguments.lang)
     if not arguments.quiet:
         print_class(summary, week, arguments.out)
     ungraded = any(r["status"] == "ungraded" for r in summary.results)
     if arguments.notebooks:
         ungraded |= _grade_notebooks(arguments, week)
     return 1 if ungraded else 0
+
+
+def _terminated(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _grade_notebooks(arguments: argparse.Namespace, week: Week) -> bool:

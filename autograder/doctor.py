@@ -271,7 +271,7 @@ def _listed(items: list[str], zh: bool, most: int = 6) -> str:
 
 
 def _extras() -> str:
-    return "dev,labs,site" if _for_instructors() else "labs"
+    return "dask,dev,labs,site" if _for_instructors() else "labs"
 
 
 def _install(what: str = "") -> str:

@@ -1,12 +1,13 @@
 """Grades a class: a pool of judges, each with a zygote of its own in one sandbox. Linux only.
 
-The pool is `concurrent.futures`; a judge is one of its processes. It takes batches of submissions, whose results come
-back here, to the only process that writes.
+The pool is a `concurrent.futures` one: processes of this machine, or Dask workers (autograder/cluster.py). It takes batches
+of submissions, whose results come back here, to the only process that writes.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import hashlib
 import multiprocessing
@@ -16,7 +17,7 @@ import signal
 import socket
 import sys
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -38,13 +39,23 @@ from autograder.judge.session import LinkDown
 from autograder.manifest import Course, Lang, Task, Week
 
 BATCH = 6
-RESTARTS = 3
+RESTARTS = 3  # in a row, with no result between them
+LOSSES = 2  # judges that may die over one submission that runs alone, before it is left ungraded
+THREADS_END = 10  # seconds for the threads of a pool that broke
+PATIENCE = 30  # seconds without a result, after which the pool is asked whether it still lives
 FEW = 12  # submissions for which it is cheaper to run a mutant when a failure asks for it than all of them before the judges fork
 Item = tuple[Submission, str]  # a submission and the key of its result
 
 
+JUDGE_DIED = "a judge process died; its submissions were graded again by another"
+
+
 class GradeError(UserError):
     """The class cannot be graded; the text is one line that says what to do."""
+
+
+class JudgeDied(Exception):
+    """A judge died, and its batch with it; the text is a line for the instructor."""
 
 
 @dataclass
@@ -58,14 +69,31 @@ class Summary:
         cpu_seconds: this run's, by part: "engine" (this process), "judges", "zygote", "workers" (its children).
     """
 
-    results: list[results.Result]
+    results: Sequence[results.Result]
     reused: int = 0
     lines: list[str] = field(default_factory=list)
     cpu_seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     seconds: float = 0.0
 
+    def add(self, judged: Judged) -> None:
+        """Count what a batch took."""
+        for part, seconds in judged.cpu_seconds.items():
+            self.cpu_seconds[part] += seconds
+        self.lines += [line for line in judged.lines if line not in self.lines]
 
-def _digest(week: Week) -> str:
+    def note(self, zygotes: sandbox.Zygotes) -> None:
+        """Count a sandbox, and say where it falls short."""
+        self.add(Judged([], {"zygote": zygotes.cpu_seconds}, shortfalls(zygotes)))
+
+
+def shortfalls(zygotes: sandbox.Zygotes) -> tuple[str, ...]:
+    """Lines about what a sandbox lacks."""
+    if not zygotes.shared_account:
+        return ()
+    return (f"student code ran under the grader's own account: {zygotes.shared_account}",)
+
+
+def digest(week: Week) -> str:
     """sha256 over everything that decides a score besides the submission and the seed."""
     return hashlib.sha256(checks_digest(week).encode() + reference_stub(week).read_bytes()).hexdigest()
 
@@ -79,15 +107,19 @@ def grade(
     seed: int | None = None,
     jobs: int | None = None,
     isolation: str | None = None,
+    scheduler: str | None = None,
     lang: Lang = "en",
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Summary:
     """Grade every student's folder below `submissions` and write results, grades and feedback to `out`.
 
+    Results stay on the disk: what a class takes in memory is some hundred bytes a student.
+
     Args:
         seed: what checks draw their inputs from; by default that of the run that `out` holds, or a secret one.
         jobs: judges at the same time; by default one a core.
         isolation: "bwrap" (default) or "process".
+        scheduler: address of a Dask scheduler whose workers judge; by default this machine does.
         lang: of the feedback pages.
         progress: called with how many of how many students are done.
 
@@ -106,30 +138,33 @@ def grade(
     with results.locked(out):
         known = results.read_run(out) or {}
         seed = seed if seed is not None else known.get("seed", secrets.randbits(53))
-        checks = _digest(week)
+        checks = digest(week)
         run = {"schema": results.SCHEMA, "week": week.number, "seed": seed, "isolation": isolation}
         run |= {"manifest_sha256": course.sha256, "checks_sha256": checks}
         store = results.Store(out, run)
         summary = Summary([], lines=intake.strays(submissions, week))
 
-        pending: list[tuple[str, Path]] = []
-        kept = 0
-        for name, folder in folders:
-            key = _key(intake.read(name, folder, week), checks, seed)
-            if store.results.get(name, {}).get("key") == key and store.results[name]["status"] == "graded":
-                kept += 1
-            else:
-                pending.append((name, folder))
-        summary.reused = kept
-        progress(kept, len(folders))
+        # Only what has a result already is read now, to see whether it still holds; the rest when its turn comes.
+        held = {n for n, f in folders if n in store and store.holds(n, _key(intake.read(n, f, week), checks, seed))}
+        pending = [(name, folder) for name, folder in folders if name not in held]
+        summary.reused = len(held)
+        progress(len(held), len(folders))
         if pending:
             todo = ((s, _key(s, checks, seed)) for s in (intake.read(n, f, week) for n, f in pending))
-            results_of = _run(week, seed, isolation, jobs, todo, summary, few=len(pending) <= FEW)
-            for done, result in enumerate(results_of, kept + 1):
-                store.add(result)
-                progress(done, len(folders))
+            few = len(pending) <= FEW
+            if scheduler is None:
+                crew = functools.partial(_pool, week, seed, isolation, jobs, summary, few)
+            else:
+                from autograder import cluster
+
+                crew = functools.partial(cluster.pool, scheduler, cluster.Spec(week.number, seed, isolation, few), week)
+            with contextlib.closing(_run(week, seed, isolation, crew, todo, summary)) as results_of:
+                for done, result in enumerate(results_of, len(held) + 1):
+                    store.add(result)
+                    progress(done, len(folders))
         summary.results = store.finish([name for name, _ in folders])
-        feedback.write_pages(out / "feedback", summary.results, week, lang)
+        with results.writing(out):
+            feedback.write_pages(out / "feedback", summary.results, week, lang)
     summary.seconds = time.perf_counter() - began
     summary.cpu_seconds["engine"] = time.process_time() - used
     return summary
@@ -138,69 +173,102 @@ def grade(
 # --- in the parent ---
 
 
+@dataclass
+class Crew:
+    """A pool as `_run` uses it.
+
+    Attributes:
+        submit: starts judging a batch; the flag says that nothing else runs meanwhile.
+        width: how many batches should be on their way at a time.
+        check: called when nothing has come for long.
+
+    Raises:
+        JudgeDied: from a future, if the batch was lost with its judge.
+        BrokenProcessPool: from a future, if the whole pool was.
+        GradeError: from a future or from `check`, if it makes no sense to go on.
+    """
+
+    submit: Callable[[list[Item], bool], Future[Judged]]
+    width: Callable[[], int]
+    check: Callable[[], None] = lambda: None
+
+
 def _run(
-    week: Week, seed: int, isolation: str, jobs: int, todo: Iterable[Item], summary: Summary, few: bool
+    week: Week,
+    seed: int,
+    isolation: str,
+    crew: Callable[[], contextlib.AbstractContextManager[Crew]],
+    todo: Iterable[Item],
+    summary: Summary,
 ) -> Iterator[results.Result]:
-    """Yield each submission's result as they come."""
-    waiting: list[Item] = []
+    """Yield each submission's result as they come.
+
+    A submission whose judge died is run again alone, so that one which takes judges down with it cannot hold up the others.
+    """
     alone: list[Item] = []
+    losses: Counter[str] = Counter()  # by key
     source = iter(todo)
-    for restart in range(RESTARTS + 1):
+    setbacks = 0
+
+    def lost(batch: list[Item], was_alone: bool) -> Iterator[results.Result]:
+        for submission, key in batch:
+            losses[key] += was_alone
+            if losses[key] < LOSSES:
+                alone.append((submission, key))
+            else:
+                yield _ungraded(week, seed, isolation, submission, key, "the judge died")
+
+    def start(pool: Crew, batch: list[Item], is_alone: bool) -> None:
         try:
-            with _pool(week, seed, isolation, jobs, summary, few) as pool:
-                running: dict[Future[tuple[list[Answer], dict[str, float]]], list[Item]] = {}
-                try:
-                    while True:
-                        while len(running) < jobs + 1:
-                            batch = _take(waiting, source)
-                            if not batch:
-                                break
-                            running[pool.submit(_judge, batch, False)] = batch
-                        if not running and not alone:
-                            return
-                        if not running:  # the class is through: what shook is run again, with nothing beside it
-                            batch = [alone.pop()]
-                            running[pool.submit(_judge, batch, True)] = batch
-                        for future in wait(running, return_when=FIRST_COMPLETED).done:
-                            answers, cpu_seconds = future.result()
-                            for part, seconds in cpu_seconds.items():
-                                summary.cpu_seconds[part] += seconds
-                            batch = running.pop(future)
-                            for item, answer in zip(batch, answers, strict=True):
-                                if answer.again:
-                                    alone.append(item)
-                                else:
-                                    yield answer.result
-                finally:
-                    waiting += [item for batch in running.values() for item in batch]
-                    running.clear()
+            running[pool.submit(batch, is_alone)] = batch, is_alone
+        except BaseException:  # the pool broke before it had them
+            alone.extend(batch)
+            raise
+
+    while True:
+        running: dict[Future[Judged], tuple[list[Item], bool]] = {}
+        try:
+            with crew() as pool:
+                while True:
+                    while len(running) < pool.width() and (batch := list(islice(source, BATCH))):
+                        start(pool, batch, False)
+                    if not running and alone:  # the class is through: what shook is run again, with nothing beside it
+                        start(pool, [alone.pop()], True)
+                    if not running:
+                        return
+                    finished = wait(running, PATIENCE, FIRST_COMPLETED).done
+                    if not finished:
+                        pool.check()
+                    for future in finished:
+                        try:
+                            judged = future.result()
+                        except JudgeDied as error:
+                            summary.lines.append(str(error))
+                            yield from lost(*running.pop(future))
+                            continue
+                        batch, _ = running.pop(future)
+                        summary.add(judged)
+                        for item, answer in zip(batch, judged.answers, strict=True):
+                            if answer.again:
+                                alone.append(item)
+                            else:
+                                setbacks = 0
+                                yield answer.result
         except BrokenProcessPool:
-            summary.lines.append("a judge process died; its submissions were graded again by another")
-            if restart == RESTARTS:
+            setbacks += 1
+            summary.lines.append(JUDGE_DIED)
+            for batch, was_alone in list(running.values()):
+                yield from lost(batch, was_alone)
+            if setbacks > RESTARTS:
                 raise GradeError("judge processes keep dying (out of memory?); run again with --jobs 1") from None
 
 
-def _take(waiting: list[Item], source: Iterator[Item]) -> list[Item]:
-    batch = waiting[:BATCH]
-    del waiting[:BATCH]
-    return batch + list(islice(source, BATCH - len(batch)))
-
-
 @contextlib.contextmanager
-def _pool(week: Week, seed: int, isolation: str, jobs: int, summary: Summary, few: bool) -> Iterator[ProcessPoolExecutor]:
+def _pool(week: Week, seed: int, isolation: str, jobs: int, summary: Summary, few: bool) -> Iterator[Crew]:
     """A sandbox that has passed its canary, and judges that were forked warm from this process."""
     _one_thread(week)
-    runner = Runner(week, seed)
-    own = f"autograder.inside.{week.folder}"  # the week's own builders and probes, if it has any
-    preload = [*week.preload, own] if find_spec(own) else week.preload
-    with contextlib.closing(sandbox.Zygotes(isolation, jobs, preload, week.hidden_packages)) as zygotes:
-        if zygotes.shared_account:
-            line = f"student code ran under the grader's own account: {zygotes.shared_account}"
-            summary.lines += [line] if line not in summary.lines else []
-        runner.run_in_pytest(lambda: runner.prepare(mutants=not few))  # while the zygotes warm up
-        zygotes.wait()
-        summary.cpu_seconds["zygote"] += zygotes.cpu_seconds
-        _canary(runner, zygotes.sockets[0])
+    with prepared(week, seed, isolation, jobs, few) as (runner, zygotes):
+        summary.note(zygotes)
         # What the judges share is never collected, so a collection does not copy its pages.
         gc.collect()
         gc.freeze()
@@ -208,13 +276,34 @@ def _pool(week: Week, seed: int, isolation: str, jobs: int, summary: Summary, fe
         turn = context.Value("i", 0)
         with ProcessPoolExecutor(jobs, context, _start_judge, (runner, zygotes.sockets, isolation, turn)) as pool:
             try:
-                yield pool
+                yield Crew(lambda batch, alone: pool.submit(judge, batch, alone), lambda: jobs + 1)
             except BaseException:
                 for process in list((pool._processes or {}).values()):
                     process.terminate()
                 pool.shutdown(cancel_futures=True)  # waits for its threads: the next pool is forked without them
                 raise
-        gc.unfreeze()
+            finally:
+                gc.unfreeze()
+
+
+@contextlib.contextmanager
+def prepared(week: Week, seed: int, isolation: str, count: int, few: bool) -> Iterator[tuple[Runner, sandbox.Zygotes]]:
+    """A runner, and a sandbox with `count` zygotes that has passed its canary.
+
+    Args:
+        few: run a mutant when a failure asks for it, not all of them now.
+
+    Raises:
+        GradeError, SandboxError: if this machine cannot grade.
+    """
+    runner = Runner(week, seed)
+    own = f"autograder.inside.{week.folder}"  # the week's own builders and probes, if it has any
+    preload = [*week.preload, own] if find_spec(own) else week.preload
+    with contextlib.closing(sandbox.Zygotes(isolation, count, preload, week.hidden_packages)) as zygotes:
+        runner.run_in_pytest(lambda: runner.prepare(mutants=not few))  # while the zygotes warm up
+        zygotes.wait()
+        _canary(runner, zygotes.sockets[0])
+        yield runner, zygotes
 
 
 def _one_thread(week: Week) -> None:
@@ -228,8 +317,12 @@ def _one_thread(week: Week) -> None:
 
         torch.set_num_threads(1)
     # onnxruntime's one thread sleeps until there is work for it, and holds no lock meanwhile.
-    if len(os.listdir("/proc/self/task")) > 1 + ("onnxruntime" in sys.modules):
-        raise GradeError("this process has running threads; set OMP_NUM_THREADS=1 before torch or numpy is imported")
+    allowed = 1 + ("onnxruntime" in sys.modules)
+    deadline = time.monotonic() + THREADS_END
+    while len(os.listdir("/proc/self/task")) > allowed:  # those of a pool that broke take a moment to go, joined as they are
+        if time.monotonic() > deadline:
+            raise GradeError("this process has running threads; set OMP_NUM_THREADS=1 before torch or numpy is imported")
+        time.sleep(0.01)
 
 
 def _canary(runner: Runner, control: socket.socket) -> None:
@@ -286,21 +379,36 @@ class Answer:
     again: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What a judge says of a batch: answers in its order, CPU seconds by part, and lines for the instructor."""
+
+    answers: list[Answer]
+    cpu_seconds: dict[str, float]
+    lines: tuple[str, ...] = ()
+
+
 _judge_state: tuple[Runner, socket.socket, str] | None = None
 
 
 def _start_judge(runner: Runner, sockets: Sequence[socket.socket], isolation: str, turn: Any) -> None:
-    global _judge_state
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops the judges
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     confine.die_with_parent()  # and if it is killed, they must not hold its folder
     with turn.get_lock():
         mine = turn.value
         turn.value += 1
-    _judge_state = runner, sockets[mine], isolation
+    be_judge(runner, sockets[mine], isolation)
 
 
-def _judge(batch: list[Item], alone: bool) -> tuple[list[Answer], dict[str, float]]:
-    """Answers in the order of the batch, and the CPU seconds that they took, by part."""
+def be_judge(runner: Runner, control: socket.socket, isolation: str) -> None:
+    """From now on `judge` works in this process."""
+    global _judge_state
+    _judge_state = runner, control, isolation
+
+
+def judge(batch: list[Item], alone: bool) -> Judged:
+    """Judge a batch in this process."""
     assert _judge_state is not None
     runner, control, isolation = _judge_state
     answers: list[Answer] = []
@@ -308,45 +416,31 @@ def _judge(batch: list[Item], alone: bool) -> tuple[list[Answer], dict[str, floa
     def body() -> None:
         for submission, key in batch:
             answers.append(_judge_one(runner, control, isolation, submission, key, alone))
+            if answers[-1].again and sandbox.gone(control):
+                os._exit(1)  # nothing more can be judged here: the pool starts anew, with another sandbox
 
     start = time.process_time()
     runner.run_in_pytest(body)
     workers = sum(answer.cpu_seconds for answer in answers)
-    return answers, {"judges": time.process_time() - start, "workers": workers}
+    return Judged(answers, {"judges": time.process_time() - start, "workers": workers})
 
 
 def _judge_one(runner: Runner, control: socket.socket, isolation: str, submission: Submission, key: str, alone: bool) -> Answer:
     start = time.perf_counter()
     week = runner.week
     runs: list[TaskRun] = []
-    failure = ""
     if submission.problem is None:
         try:
             runs = runner.run(_opener(control, week, submission.files), alone=alone)
         except Shaken:
             return Answer({}, again=True)
         except (Broken, OSError, MemoryError, WireError, LinkDown) as error:
-            if not alone:
+            if not alone or sandbox.gone(control):
                 return Answer({}, again=True)
-            failure = _one_line(f"{type(error).__name__}: {error}")
-    result: results.Result = {
-        "schema": results.SCHEMA,
-        "student": submission.student,
-        "week": week.number,
-        "seed": runner.seed,
-        "isolation": isolation,
-        "status": "ungraded" if failure else "graded",
-        "score": None if failure else 0,
-        "max_score": sum(t.points for t in week.core),
-        "seconds": round(time.perf_counter() - start, 3),
-        "message": failure and f"the grader failed, not the submission ({failure}); run the same command again",
-        "notices": list(submission.notices),
-        "submission": submission.digest(),
-        "tasks": [],
-        "key": key,
-    }
-    if failure:
-        return Answer(result)
+            return Answer(
+                _ungraded(week, runner.seed, isolation, submission, key, _one_line(f"{type(error).__name__}: {error}"), start)
+            )
+    result = _blank(week, runner.seed, isolation, submission, key, start)
     if submission.problem:
         result["message"] = submission.problem
         result["tasks"] = [_missing_task(task, submission.problem) for task in week.tasks]
@@ -355,6 +449,33 @@ def _judge_one(runner: Runner, control: socket.socket, isolation: str, submissio
         result["message"] = runs[0].unloadable
     result["score"] = round(sum(t["score"] for t in result["tasks"]), 2)
     return Answer(result, sum(run.cpu_seconds for run in runs))
+
+
+def _blank(week: Week, seed: int, isolation: str, submission: Submission, key: str, start: float) -> results.Result:
+    return {
+        "schema": results.SCHEMA,
+        "student": submission.student,
+        "week": week.number,
+        "seed": seed,
+        "isolation": isolation,
+        "status": "graded",
+        "score": 0,
+        "max_score": sum(t.points for t in week.core),
+        "seconds": round(time.perf_counter() - start, 3),
+        "message": "",
+        "notices": list(submission.notices),
+        "submission": submission.digest(),
+        "tasks": [],
+        "key": key,
+    }
+
+
+def _ungraded(
+    week: Week, seed: int, isolation: str, submission: Submission, key: str, failure: str, start: float | None = None
+) -> results.Result:
+    message = f"the grader failed, not the submission ({failure}); run the same command again"
+    blank = _blank(week, seed, isolation, submission, key, time.perf_counter() if start is None else start)
+    return blank | {"status": "ungraded", "score": None, "message": message}
 
 
 def task_result(run: TaskRun) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import html
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,18 @@ from autograder.manifest import Lang, Week
 from autograder.results import Result
 
 
-def write_pages(folder: Path, results: list[Result], week: Week, lang: Lang = "en") -> None:
+def write_pages(folder: Path, results: Iterable[Result], week: Week, lang: Lang = "en") -> None:
     """Write `<student>.md` for every result, and remove pages of students who are not among them."""
     folder.mkdir(exist_ok=True)
     words = Words(week, lang)
-    pages = {page_name(result["student"]): page(result, words) for result in results}
+    pages = set()
+    for result in results:
+        name = page_name(result["student"])
+        pages.add(name)
+        (folder / name).write_text(page(result, words), encoding="utf-8", errors="replace")
     for stale in folder.glob("*.md"):
         if stale.name not in pages:
             stale.unlink()
-    for name, text in pages.items():
-        (folder / name).write_text(text, encoding="utf-8", errors="replace")
 
 
 class Words:

@@ -24,7 +24,7 @@ from nbgrader.api import (
     SubmittedNotebook,
 )
 from sqlalchemy import select
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from autograder import UserError, nbcourse
 from autograder.manifest import Week
@@ -213,7 +213,13 @@ def _enter(book: Gradebook, week: Week, notebook: str, student: str, scores: Map
             grade = book.find_grade(name, notebook, week.folder, student)
             grade.auto_score = None
             grade.needs_manual_grade = changed or grade.manual_score is None
+        book.db.commit()
     except MissingEntry as error:
         book.db.rollback()
         raise GradebookError(f"{week.folder} of {student} does not fit the gradebook ({error}): autograde it first") from None
-    book.db.commit()
+    except OperationalError as error:  # after some seconds of waiting; what was entered of this student is taken back
+        book.db.rollback()
+        why = " ".join(str(error.orig).split())
+        raise GradebookError(
+            f"the gradebook cannot be written ({why}): end the program that holds it, then run the same command again"
+        ) from None

@@ -13,9 +13,9 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple, overload
 
 from autograder import UserError
 
@@ -28,20 +28,54 @@ class RunError(UserError):
     """The output folder cannot be used for this run; the text is one line that says what to do."""
 
 
+class Place(NamedTuple):
+    """Where a result stands in its file, and what decides whether it still holds."""
+
+    key: str
+    status: str
+    start: int
+    size: int
+
+
+class Lines(Sequence[Result]):
+    """Results that stay in their file: each is read when it is asked for, so a class of any size fits in memory.
+
+    The file stays open: what a later run puts in its place changes nothing here.
+    """
+
+    def __init__(self, file: BinaryIO, places: list[Place]) -> None:
+        self._file, self._places = file, places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @overload
+    def __getitem__(self, index: int) -> Result: ...
+    @overload
+    def __getitem__(self, index: slice) -> Lines: ...
+    def __getitem__(self, index: int | slice) -> Result | Lines:
+        if isinstance(index, slice):
+            return Lines(self._file, self._places[index])
+        result: Result = json.loads(_at(self._file, self._places[index]))
+        return result
+
+
 class Store:
     """The output folder of one run. Only one process may hold it, and a result is in it whole or not at all.
+
+    It keeps in memory where each result stands, not the results.
 
     Args:
         folder: made if missing.
         run: what identifies the run; written before the first result and compared when the run goes on.
+
+    Raises:
+        RunError: here and in every method, if the folder holds another run or cannot be written.
     """
 
     def __init__(self, folder: Path, run: dict[str, Any]) -> None:
         self.folder = folder
         self.path = folder / "results.jsonl"
-        self.results: dict[str, Result] = {}
-        for student, result in _read_lines(self.path):
-            self.results[student] = result
         self.run = run
         known = read_run(folder)
         if known is not None:
@@ -50,36 +84,82 @@ class Store:
                 if known.get(name) != run[name]:
                     held = known.get(name)
                     raise RunError(f"{folder} holds a run with {name} {held}: pass another --out, or --{name} {held}")
-        replace(folder / "run.json", json.dumps(run, indent=2) + "\n")
+        with writing(folder):
+            replace(folder / "run.json", json.dumps(run, indent=2) + "\n")
+            self._places = dict(_read_places(self.path, run["week"]))
+
+    def __contains__(self, student: str) -> bool:
+        return student in self._places
+
+    def holds(self, student: str, key: str) -> bool:
+        """Whether the student is graded, and by this very key."""
+        place = self._places.get(student)
+        return place is not None and place.key == key and place.status == "graded"
 
     def add(self, result: Result) -> None:
         """Append one result and see it to the disk."""
-        append(self.path, result)
-        self.results[result["student"]] = result
+        with writing(self.folder):
+            start, size = append(self.path, result)
+        self._places[result["student"]] = Place(result["key"], result["status"], start, size)
 
-    def finish(self, students: list[str]) -> list[Result]:
+    def finish(self, students: list[str]) -> Lines:
         """Rewrite results.jsonl with one line for each of these students, in this order, and grades.csv."""
-        results = [self.results[s] for s in students if s in self.results]
-        replace(self.path, "".join(map(line, results)))
-        replace(self.folder / "grades.csv", grades_csv(results))
-        return results
+        names = [student for student in students if student in self._places]
+        with writing(self.folder):
+            if names:
+                with open(self.path, "rb") as file:
+                    replace(self.path, (_at(file, self._places[name]) for name in names))
+            else:
+                replace(self.path, "")
+            start = 0
+            for name in names:
+                self._places[name] = self._places[name]._replace(start=start)
+                start += self._places[name].size
+            self._places = {name: self._places[name] for name in names}
+            lines = Lines(open(self.path, "rb"), list(self._places.values()))  # noqa: SIM115
+            replace(self.folder / "grades.csv", grades_csv(lines))
+        return lines
 
 
-def append(path: Path, result: Result) -> None:
-    """Append one line and see it to the disk."""
-    with open(path, "a+b") as file:
+def append(path: Path, result: Result) -> tuple[int, int]:
+    """Append one line and see it to the disk; returns where it starts, and its size in bytes."""
+    data = line(result).encode()
+    with open(path, "a+b", buffering=0) as file:
         # A line that a killed run left half written is ended, so that it cannot swallow this one.
-        if file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n":
-            file.write(b"\n")
-        file.write(line(result).encode())
-        file.flush()
-        os.fsync(file.fileno())
+        end = file.seek(0, os.SEEK_END)
+        torn = bool(end) and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n"
+        view = memoryview(b"\n" * torn + data)
+        try:
+            while view:
+                view = view[file.write(view) :]
+            os.fsync(file.fileno())
+        except OSError:  # a full disk, say: whole or not at all
+            with contextlib.suppress(OSError):
+                file.truncate(end)
+            raise
+    return end + torn, len(data)
+
+
+@contextlib.contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Make one line of what the disk refuses meanwhile.
+
+    Raises:
+        RunError: if something cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise RunError(f"{folder} cannot be written ({why}): make room or mend it, then run the same command again") from None
 
 
 def read_run(folder: Path) -> dict[str, Any] | None:
     """run.json of an output folder, or None where there is no run yet."""
     try:
         run: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        if not isinstance(run, dict) or not isinstance(run.get("seed", 0), int):
+            raise ValueError("it describes no run")
         return run
     except FileNotFoundError:
         return None
@@ -158,7 +238,7 @@ def locked(folder: Path) -> Iterator[None]:
         os.close(lock)
 
 
-def grades_csv(results: list[Result]) -> str:
+def grades_csv(results: Sequence[Result]) -> str:
     """One row a student: score, status, and the score of each task."""
     tasks = list(dict.fromkeys(task["id"] for result in results for task in result["tasks"]))
     out = io.StringIO()
@@ -234,23 +314,41 @@ def _refuse(constant: str) -> None:
     raise ValueError(constant)
 
 
-def _read_lines(path: Path) -> Iterator[tuple[str, Result]]:
+def _read_places(path: Path, week: int) -> Iterator[tuple[str, Place]]:
+    """The whole results in a file, in its order; what is none is passed over, and graded again."""
     try:
-        data = path.read_bytes()
+        file = open(path, "rb")  # noqa: SIM115
     except FileNotFoundError:
         return
-    for line in data.split(b"\n"):
-        with contextlib.suppress(ValueError, KeyError, TypeError):  # half a line of a killed run: graded again
-            result = json.loads(line)
-            if result["schema"] == SCHEMA and isinstance(result["key"], str):
-                yield str(result["student"]), result
+    with file:
+        start = 0
+        for data in file:
+            with contextlib.suppress(ValueError, RecursionError):  # half a line of a killed run, or anything else
+                result = json.loads(data, parse_constant=_refuse)
+                if data.endswith(b"\n") and _is_result(result) and result["week"] == week and isinstance(result.get("key"), str):
+                    yield result["student"], Place(result["key"], result["status"], start, len(data))
+            start += len(data)
 
 
-def replace(path: Path, text: str) -> None:
-    """Write a file so that a reader sees the old contents or the new, never a part."""
+def _at(file: BinaryIO, place: Place) -> bytes:
+    return os.pread(file.fileno(), place.size, place.start)
+
+
+def replace(path: Path, text: str | Iterable[bytes]) -> None:
+    """Write a file so that a reader sees the old contents or the new, never a part.
+
+    Args:
+        text: or its parts, as bytes.
+    """
     temporary = path.with_name(f".{path.name}.new")
-    with open(temporary, "w", encoding="utf-8", newline="", errors="surrogateescape") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    parts = [text.encode("utf-8", "surrogateescape")] if isinstance(text, str) else text
+    try:
+        with open(temporary, "wb") as file:
+            file.writelines(parts)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise

@@ -219,6 +219,13 @@ def package_folders() -> list[str]:
     return sorted(folders)
 
 
+def gone(control: socket.socket) -> bool:
+    """Whether nobody is left at the other end of a control socket."""
+    poll = select.poll()
+    poll.register(control.fileno(), 0)  # a hang-up is told unasked
+    return any(event & (select.POLLHUP | select.POLLERR) for _, event in poll.poll(0))
+
+
 class SandboxLink:
     """One child of a zygote: the worker for one task of one submission. Close it, whatever happens.
 

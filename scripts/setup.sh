@@ -14,7 +14,7 @@ stamp=$(cat pyproject.toml constraints.txt | cksum)
 if [ "$(cat .venv/.installed 2>/dev/null)" != "$stamp" ]; then
     echo "installing into .venv (about 2.5 GB, a few minutes the first time)"
     extras=labs
-    [ -d solutions ] && extras=dev,labs,site  # not in the students' copy
+    [ -d solutions ] && extras=dask,dev,labs,site  # not in the students' copy
     .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$extras]"
     echo "$stamp" > .venv/.installed
 fi

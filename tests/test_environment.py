@@ -25,13 +25,13 @@ def test_environment_yml_says_no_more_than_pyproject() -> None:
     text = (ROOT / "environment.yml").read_text()
     listed = re.findall(r"^\s+- (.+?):?$", text, re.MULTILINE)
     python = PROJECT["requires-python"].removeprefix(">=")
-    assert listed == ["conda-forge", f"python={python}", "pip", "pip", "-c constraints.txt", "-e .[dev,labs,site]"]
+    assert listed == ["conda-forge", f"python={python}", "pip", "pip", "-c constraints.txt", "-e .[dask,dev,labs,site]"]
     assert f"name: {PROJECT['name']}" in text
 
 
 def test_every_dependency_is_pinned() -> None:
     pinned = {normal(name) for name in CONSTRAINTS}
-    wanted = [dependency for extra in ("dev", "fuzz", "labs", "postgres", "site") for dependency in EXTRAS[extra]]
+    wanted = [dependency for extra in ("dask", "dev", "fuzz", "labs", "postgres", "site") for dependency in EXTRAS[extra]]
     wanted += PROJECT["dependencies"]
     assert {normal(name) for name in wanted} <= pinned
     assert CONSTRAINTS["torch"] == "2.13.0", "a local part, such as +cpu, is on no index but PyTorch's own"
@@ -41,8 +41,8 @@ def test_every_dependency_is_pinned() -> None:
 def test_every_import_is_declared() -> None:
     main = PROJECT["dependencies"]
     _declared([*main, *EXTRAS["labs"], *EXTRAS["wandb"], *EXTRAS["site"]], "course", "solutions")
-    _declared([*main, *EXTRAS["dev"]], "autograder")
-    _declared([*main, *EXTRAS["dev"], *EXTRAS["labs"]], "benchmarks")
+    _declared([*main, *EXTRAS["dask"], *EXTRAS["dev"]], "autograder")
+    _declared([*main, *EXTRAS["dask"], *EXTRAS["dev"], *EXTRAS["labs"]], "benchmarks")
 
 
 def _declared(names: list[str], *folders: str) -> None:

@@ -57,6 +57,8 @@ def main() -> None:
         if control is not mine:
             control.close()
     serve(mine, config)
+    if mine is controls[0] and config["level"] == "process":
+        confine.remove_tree(Path(config["tmp"]))  # whoever made it may have been killed
 
 
 def serve(control: socket.socket, config: dict[str, Any]) -> None:
