@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from typing import Any
+from functools import cache
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -11,16 +13,17 @@ from torch import Tensor, nn
 
 from autograder.inside.registry import builder
 
+T = TypeVar("T", bound=nn.Module)
+_COPIED = (dict, set, OrderedDict)
+
 
 @builder
 def linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     """An nn.Linear that holds `weight` (out_features, in_features) and `bias`, with the weight's dtype."""
-    out_features, in_features = weight.shape
-    layer = nn.Linear(in_features, out_features, bias=bias is not None, dtype=weight.dtype)
-    with torch.no_grad():
-        layer.weight.copy_(weight)
-        if bias is not None:
-            layer.bias.copy_(bias)
+    layer = _copied(_blank(nn.Linear, *reversed(weight.shape), bias is not None))
+    layer.weight = nn.Parameter(weight.detach().clone())
+    if bias is not None:
+        layer.bias = nn.Parameter(bias.detach().to(weight.dtype).clone())
     return layer
 
 
@@ -133,12 +136,12 @@ class TinyTransformer(nn.Module):
 @builder
 def tiny_transformer(seed: int, vocabulary: int, width: int, blocks: int, share: bool = False) -> nn.Module:
     """A float64 transformer with normal parameters drawn by NumPy; `share`: one `base` layer for all blocks."""
-    model = TinyTransformer(vocabulary, width, blocks, share).double().eval()
-    rng = np.random.Generator(np.random.PCG64(seed))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(torch.from_numpy(0.5 * rng.standard_normal(tuple(parameter.shape))))
-    return model
+    blank = _blank(_evaluated, vocabulary, width, blocks, share)
+    return _copied(blank, _normal(seed, list(blank.parameters())))
+
+
+def _evaluated(*args: Any) -> TinyTransformer:
+    return TinyTransformer(*args).eval()
 
 
 class CountingBlock(nn.Module):
@@ -164,7 +167,8 @@ class CountingBlock(nn.Module):
 @builder
 def counting_block(seed: int, width: int, dropout: float = 0.0) -> nn.Module:
     """A float64 CountingBlock in training mode, its parameters drawn by NumPy."""
-    return _drawn(CountingBlock(width, dropout).double(), seed)
+    blank = _blank(CountingBlock, width, dropout)
+    return _copied(blank, _normal(seed, [p for _, p in sorted(blank.named_parameters())]))
 
 
 class Adapted(nn.Module):
@@ -211,11 +215,62 @@ def adapted(cls: type[nn.Module], seed: int, kind: str) -> nn.Module:
 
 def _drawn(module: nn.Module, seed: int) -> nn.Module:
     """The module with normal parameters; the order is that of their names, which no class can choose."""
-    rng = np.random.Generator(np.random.PCG64(seed))
+    parameters = [parameter for _, parameter in sorted(module.named_parameters())]
     with torch.no_grad():
-        for _, parameter in sorted(module.named_parameters()):
-            parameter.copy_(torch.from_numpy(0.5 * rng.standard_normal(tuple(parameter.shape))))
+        for parameter, value in zip(parameters, _normal(seed, parameters).values(), strict=True):
+            parameter.copy_(value)
     return module
+
+
+def _normal(seed: int, parameters: list[nn.Parameter]) -> dict[int, Tensor]:
+    """For each of several parameters, by its id, a float64 tensor of normal numbers, drawn in this order."""
+    rng = np.random.Generator(np.random.PCG64(seed))
+    drawn = torch.from_numpy(0.5 * rng.standard_normal(sum(p.numel() for p in parameters)))
+    parts = drawn.split([p.numel() for p in parameters])
+    return {id(p): part.view(p.shape) for p, part in zip(parameters, parts, strict=True)}
+
+
+@cache
+def _blank(cls: Callable[..., T], *args: Any) -> T:
+    """A float64 object of a module class of ours, kept to be copied: torch's own way to make one takes ten times as long.
+
+    It takes nothing from torch's generator, so that what a student draws does not depend on which check ran before.
+    """
+    with torch.random.fork_rng(devices=[]):
+        return cls(*args).double()
+
+
+def _copied(blank: T, values: dict[int, Tensor] | None = None) -> T:
+    """A new module of the same form; what is shared inside (tied weights, a layer at two names) is shared in it too.
+
+    Args:
+        values: of the parameters, by the id of those of `blank`; without them the copy has none of its own yet.
+    """
+    made: dict[int, Any] = {}
+
+    def copy(module: nn.Module) -> nn.Module:
+        if id(module) not in made:
+            new = made[id(module)] = object.__new__(type(module))
+            state = vars(new)
+            for name, value in vars(module).items():  # among them the dictionaries of hooks, nearly all of them empty
+                state[name] = (value.copy() if value else type(value)()) if type(value) in _COPIED else value
+            if values is not None:
+                for name, old in module._parameters.items():
+                    state["_parameters"][name] = None if old is None else parameter(old)
+            for name, child in module._modules.items():
+                state["_modules"][name] = child and copy(child)
+        result: nn.Module = made[id(module)]
+        return result
+
+    def parameter(old: nn.Parameter) -> nn.Parameter:
+        if id(old) not in made:
+            assert values is not None
+            made[id(old)] = nn.Parameter(values[id(old)].clone(), old.requires_grad)
+        result: nn.Parameter = made[id(old)]
+        return result
+
+    result: T = copy(blank)  # type: ignore[assignment]
+    return result
 
 
 @builder

@@ -20,7 +20,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import pytest
-from _pytest.runner import runtestprotocol
 
 from autograder import UserError
 from autograder.inside.worker import Worker
@@ -132,7 +131,6 @@ class Runner:
         self._tier = tier
         self._tasks = [t for t in week.tasks if tasks is None or t.id in tasks]
         self._session: Session | None = None
-        self._failure: BaseException | None = None
         self.oracle: Oracle | RecordedOracle
         reference = reference_stub(week)
         if reference.is_file():
@@ -167,10 +165,6 @@ class Runner:
             info = _info(item)
             if self._tier in (None, info.tier):
                 self.items.setdefault(info.task, []).append(item)
-
-    def pytest_runtest_makereport(self, call: pytest.CallInfo[None]) -> None:
-        if call.excinfo is not None and self._failure is None:
-            self._failure = call.excinfo.value
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self) -> bool:
@@ -334,15 +328,32 @@ class Runner:
         return recorder.pack(checks_digest(self.week), mutants, stub)
 
     def _call(self, item: pytest.Function) -> BaseException | None:
-        self._failure = None
+        """Run one check; returns the first exception of its fixtures, its body or their end.
+
+        As pytest's own protocol does, without its reports: they are made anew for every phase and show tracebacks of which
+        nothing is used.
+        """
+        state = item.session._setupstate
         item._initrequest()
-        item.session._setupstate.teardown_exact(item)  # the last item may be of another file of checks
-        # Any other item will do as the next one: pytest then keeps what the two share, the module, set up.
-        other = next((i for i in self._all if i is not item), None)
-        for report in runtestprotocol(item, log=False, nextitem=other):
-            if report.failed or report.skipped:
-                return self._failure or Broken(f"{item.name} was {report.outcome}")
-        return None
+        state.teardown_exact(item)  # the last item may be of another file of checks
+        failure: BaseException | None = None
+        try:
+            try:
+                state.setup(item)
+                item.runtest()
+            except (KeyboardInterrupt, pytest.exit.Exception):
+                raise
+            except BaseException as error:  # a check's outcome, whatever it is; _judge tells them apart
+                failure = error
+            # Any other item will do as the next one: pytest then keeps what the two share, the module, set up.
+            try:
+                state.teardown_exact(next((i for i in self._all if i is not item), None))
+            except Exception as error:
+                failure = failure or error
+        finally:
+            item._request = False  # type: ignore[assignment]
+            item.funcargs = None  # type: ignore[assignment]
+        return failure
 
 
 def _judge(item: pytest.Function, failure: BaseException | None) -> Outcome:
