@@ -183,6 +183,11 @@ class Class:
     def page(self, student: str) -> Any:
         return nbformat.reads((self.out / "notebooks" / labrun._page(student)).read_text(encoding="utf-8"), as_version=4)
 
+    def printed(self, student: str) -> str:
+        """What cells printed; a traceback also quotes their source."""
+        outputs = [o for cell in self.page(student).cells for o in cell.get("outputs", [])]
+        return "\n".join(output.text for output in outputs if output.output_type == "stream")
+
     def said(self, student: str) -> str:
         outputs = [o for cell in self.page(student).cells for o in cell.get("outputs", [])]
         return "\n".join(str(o.get("text", o.get("traceback", o.get("data", "")))) for o in outputs)
@@ -211,7 +216,7 @@ def graded(tmp_path_factory: pytest.TempPathFactory, week: Week) -> Class:
 def test_a_hostile_notebook_earns_nothing_and_reaches_nothing(graded: Class, name: str) -> None:
     line = graded.lines[STUDENT[name]]
     assert line["status"] == "graded" and line["score"] == 0, line
-    assert "REACHED" not in graded.said(STUDENT[name]), graded.said(STUDENT[name])[:2000]
+    assert "REACHED" not in graded.printed(STUDENT[name]), graded.printed(STUDENT[name])[:2000]
 
 
 @pytest.mark.bwrap

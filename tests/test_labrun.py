@@ -13,7 +13,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
-from autograder import kernel, labrun
+from autograder import intake, kernel, labrun
 from autograder.manifest import Course, Week
 from tests import semester
 from tests.conftest import ROOT
@@ -134,8 +134,8 @@ def test_a_linked_folder_is_nobodys_notebook(week: Week, tmp_path: Path) -> None
     hand_in(tmp_path, "alice", notebook("1"))
     (tmp_path / "bob").mkdir()
     os.symlink(tmp_path / "alice/week04", tmp_path / "bob/week04")
-    assert labrun._read(tmp_path / "bob", week) == "week04.ipynb cannot be read: hand in the file itself"
-    assert isinstance(labrun._read(tmp_path / "alice", week), bytes)
+    assert intake.notebook(tmp_path / "bob", week) == "week04.ipynb cannot be read: hand in the file itself"
+    assert isinstance(intake.notebook(tmp_path / "alice", week), bytes)
 
 
 def test_a_failure_of_ours_is_ungraded_and_ends_no_class(
