@@ -42,6 +42,9 @@ NEED_NAMESPACES = {
     "read_classmates": "lists /tmp and /proc",
     "plant_files": "writes wherever the grader's user may write",
     "write_results": "writes wherever the grader's user may write",
+    "edit_python": "writes wherever the grader's user may write",
+    "process_files": "the machine's /proc and files can be opened",
+    "shared_memory": "/dev/shm is the machine's",
     "fill_disk": "only the size of one file is limited, not their number",
 }
 CLASSES = {"score", "wire", "files", "processes", "memory", "output", "time", "network", "neighbours"}
@@ -206,7 +209,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
             time.sleep(0.05)
         left = orphans()
     assert done.returncode == 0, done.stderr
-    lines = (out / "results.jsonl").read_text(encoding="utf-8").splitlines()  # also at U+2028, which a message may hold
+    lines = (out / "results.jsonl").read_text(encoding="utf-8").splitlines()  # also at U+2028: a message may hold one
     results = {result["student"]: result for result in map(json.loads, lines)}
     # torch makes an empty cache folder of its own in the judges.
     scratched = [str(path) for path in scratch.iterdir() if not path.name.startswith("torchinductor_")]

@@ -1,4 +1,4 @@
-"""Attacks on who reads and collects: the browser of a TA, spreadsheets, zip files, nbgrader's folders and database and marks."""
+"""Attacks on who reads and collects: the TA's browser, spreadsheets, zip files, nbgrader's folders and database, home."""
 
 from __future__ import annotations
 
