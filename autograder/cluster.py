@@ -268,11 +268,9 @@ class Judge:
     def judge(self, batch: list[Item], alone: bool) -> Judged:
         """The answers; what the start took is counted with the first of them."""
         judged = self._ask((batch, alone))
-        extra, self._extra = self._extra, Judged([], {}, ())
-        parts = {
-            n: judged.cpu_seconds.get(n, 0.0) + extra.cpu_seconds.get(n, 0.0) for n in judged.cpu_seconds | extra.cpu_seconds
-        }
-        return Judged(judged.answers, parts, extra.lines)
+        start, self._start = self._start, Judged([], {})
+        cpu_seconds = Counter(judged.cpu_seconds) + Counter(start.cpu_seconds)
+        return Judged(judged.answers, dict(cpu_seconds), start.lines)
 
     @property
     def alive(self) -> bool:
