@@ -21,6 +21,7 @@ import sys
 import threading
 import time
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
@@ -209,9 +210,8 @@ def _difference(spec: Spec, week: Week) -> str:
     own = dict(versions(week))
     for what, wanted in spec.versions:
         if own.get(what) != wanted:
-            return (
-                f"its {what} is {own.get(what)}, here {wanted}: give all machines the same copy of the course and constraints.txt"
-            )
+            remedy = "give all machines the same copy of the course, installed with constraints.txt"
+            return f"its {what} is {own.get(what)}, not {wanted}: {remedy}"
     return ""
 
 

@@ -18,7 +18,7 @@ import socket
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -197,7 +197,7 @@ def _run(
     crew: Callable[[], contextlib.AbstractContextManager[Crew]],
     todo: Iterable[Item],
     summary: Summary,
-) -> Iterator[results.Result]:
+) -> Generator[results.Result, None, None]:
     """Yield each submission's result as they come.
 
     A submission whose judge died is run again alone, so that one which takes judges down with it cannot hold up the others.
