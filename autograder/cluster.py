@@ -21,6 +21,7 @@ import sys
 import threading
 import time
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
@@ -209,9 +210,8 @@ def _difference(spec: Spec, week: Week) -> str:
     own = dict(versions(week))
     for what, wanted in spec.versions:
         if own.get(what) != wanted:
-            return (
-                f"its {what} is {own.get(what)}, here {wanted}: give all machines the same copy of the course and constraints.txt"
-            )
+            remedy = "give all machines the same copy of the course, installed with constraints.txt"
+            return f"its {what} is {own.get(what)}, not {wanted}: {remedy}"
     return ""
 
 
@@ -268,11 +268,9 @@ class Judge:
     def judge(self, batch: list[Item], alone: bool) -> Judged:
         """The answers; what the start took is counted with the first of them."""
         judged = self._ask((batch, alone))
-        extra, self._extra = self._extra, Judged([], {}, ())
-        parts = {
-            n: judged.cpu_seconds.get(n, 0.0) + extra.cpu_seconds.get(n, 0.0) for n in judged.cpu_seconds | extra.cpu_seconds
-        }
-        return Judged(judged.answers, parts, extra.lines)
+        start, self._start = self._start, Judged([], {})
+        cpu_seconds = Counter(judged.cpu_seconds) + Counter(start.cpu_seconds)
+        return Judged(judged.answers, dict(cpu_seconds), start.lines)
 
     @property
     def alive(self) -> bool:
