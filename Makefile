@@ -25,7 +25,8 @@ selftest: setup
 nightly: setup
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[postgres]"
 	NIGHTLY=1 OMP_NUM_THREADS=1 .venv/bin/python -m pytest tests/test_bank.py tests/test_rewrites.py tests/test_notebooks.py \
-		tests/test_release.py tests/browser tests/postgres
+		tests/test_release.py tests/test_fairness.py tests/browser tests/postgres
+	OMP_NUM_THREADS=1 .venv/bin/python -m tests.seeds --seeds 1000
 
 bench: setup
 	OMP_NUM_THREADS=1 .venv/bin/python benchmarks/peers.py $(if $(OTTER),--otter $(OTTER))
