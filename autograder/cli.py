@@ -774,6 +774,7 @@ def _selftest(arguments: argparse.Namespace) -> int:
 
     tqdm.monitor_interval = 0  # no thread of its own: this process is forked
     mend = 0
+    reports = []
     for week in weeks:
         if not week.tasks:
             raise UsageError(f"week {week.number} has no tasks yet")
@@ -787,6 +788,11 @@ def _selftest(arguments: argparse.Namespace) -> int:
             report = selftest.run(week, arguments.seed, generated=generated, jobs=arguments.jobs, progress=progress)
         print("\n".join(report.lines()))
         mend += len(report.problems)
+        reports.append(report)
+    if len(reports) > 1 and not arguments.no_generated:
+        line, reached = selftest.together(reports)
+        print(line)
+        mend += not reached
     return 1 if mend else 0
 
 

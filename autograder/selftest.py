@@ -145,6 +145,14 @@ def run(
     return report
 
 
+def together(reports: Sequence[Report]) -> tuple[str, bool]:
+    """One line on the generated mutants of several weeks, and whether they reach the aim together."""
+    generated, killed = sum(r.generated for r in reports), sum(r.generated_killed for r in reports)
+    reached = killed >= AIM * generated
+    aim = "" if reached else f": MEND, the aim is {AIM:.0%}"
+    return f"together: {killed} of {generated} generated mutants lose points ({_percent(killed, generated)}){aim}", reached
+
+
 def _note(report: Report, job: Job, seen: Seen) -> None:
     own, other = job.misconception in seen.told, seen.told - {job.misconception}
     if job.kind == "right":
