@@ -39,8 +39,8 @@ _CONNECTION, _ENTRIES = "connection.json", 32  # of the folder of the sockets
 _PROCESSES = 64  # a notebook that has more at once is ended
 _PLACE = "/lab"  # where the repository stands in the sandbox
 # What the lab library imports of the grader: the manifest's reader, and how a value is compared. No key is among them.
-_GRADER = ("__init__.py", "intake.py", "manifest.py", "judge/__init__.py", "judge/answers.py", "inside/__init__.py", "inside/kernel.py",
-           "inside/confine.py")  # fmt: skip
+_GRADER = ("__init__.py", "intake.py", "manifest.py", "judge/__init__.py", "judge/answers.py", "inside/__init__.py",
+           "inside/kernel.py", "inside/confine.py")  # fmt: skip
 
 
 class SandboxProvisioner(LocalProvisioner):
