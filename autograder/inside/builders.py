@@ -20,7 +20,7 @@ _COPIED = (dict, set, OrderedDict)
 @builder
 def linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     """An nn.Linear that holds `weight` (out_features, in_features) and `bias`, with the weight's dtype."""
-    layer = _copied(_blank(nn.Linear, *reversed(weight.shape), bias is not None))
+    layer: nn.Linear = _copied(_blank(nn.Linear, *reversed(weight.shape), bias is not None))
     layer.weight = nn.Parameter(weight.detach().clone())
     if bias is not None:
         layer.bias = nn.Parameter(bias.detach().to(weight.dtype).clone())
@@ -137,7 +137,8 @@ class TinyTransformer(nn.Module):
 def tiny_transformer(seed: int, vocabulary: int, width: int, blocks: int, share: bool = False) -> nn.Module:
     """A float64 transformer with normal parameters drawn by NumPy; `share`: one `base` layer for all blocks."""
     blank = _blank(_evaluated, vocabulary, width, blocks, share)
-    return _copied(blank, _normal(seed, list(blank.parameters())))
+    model: nn.Module = _copied(blank, _normal(seed, list(blank.parameters())))
+    return model
 
 
 def _evaluated(*args: Any) -> TinyTransformer:
@@ -168,7 +169,8 @@ class CountingBlock(nn.Module):
 def counting_block(seed: int, width: int, dropout: float = 0.0) -> nn.Module:
     """A float64 CountingBlock in training mode, its parameters drawn by NumPy."""
     blank = _blank(CountingBlock, width, dropout)
-    return _copied(blank, _normal(seed, [p for _, p in sorted(blank.named_parameters())]))
+    block: nn.Module = _copied(blank, _normal(seed, [p for _, p in sorted(blank.named_parameters())]))
+    return block
 
 
 class Adapted(nn.Module):
@@ -226,7 +228,7 @@ def _normal(seed: int, parameters: list[nn.Parameter]) -> dict[int, Tensor]:
     """For each of several parameters, by its id, a float64 tensor of normal numbers, drawn in this order."""
     rng = np.random.Generator(np.random.PCG64(seed))
     drawn = torch.from_numpy(0.5 * rng.standard_normal(sum(p.numel() for p in parameters)))
-    parts = drawn.split([p.numel() for p in parameters])
+    parts = torch.split(drawn, [p.numel() for p in parameters])
     return {id(p): part.view(p.shape) for p, part in zip(parameters, parts, strict=True)}
 
 
