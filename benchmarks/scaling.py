@@ -1,6 +1,6 @@
 """Grading by Dask workers: how throughput grows with their number, and what a large class costs.
 
-    python benchmarks/distributed.py [--submissions 60] [--week 2] [--workers 1,2] [--class 100000]
+    python benchmarks/scaling.py [--submissions 60] [--week 2] [--workers 1,2] [--class 100000]
 
 Starts a scheduler and that many workers on this machine, one judge each, and grades two classes with each number of them: a small
 one, and the whole. Both pay for the judges' starts (a sandbox, the canary, the bank's mutants), so their difference is
