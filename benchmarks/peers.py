@@ -260,7 +260,8 @@ class LabCourse(nbgrader_course.Course):
 
     def _write(self, folder: Path, answer: str) -> None:
         folder.mkdir(parents=True)
-        nbformat.write(notebooks.solved(self.week.folder, load()), folder / f"{self.week.folder}.ipynb")
+        released = notebooks.student(self.week.folder, load(), "en")
+        (folder / f"{self.week.folder}.ipynb").write_text(released, encoding="utf-8")
 
     def hand_in(self, student: str, notebook: bytes, files: dict[str, bytes]) -> None:
         folder = _made(self.root / "submitted" / student / self.week.folder)
