@@ -64,10 +64,11 @@ from autograder.manifest import load
 submissions, out, level = sys.argv[1:]
 course = load()
 week = course.week(4)
-small = dict(cpu_seconds=2, wall_seconds=6, memory_mib=384)
-tasks = tuple(dataclasses.replace(t, limits=dataclasses.replace(t.limits, **small)) for t in week.tasks)
+small = dict(cpu_seconds=2, wall_seconds=4, memory_mib=384)
+# The core tasks: who sleeps in each is waited for in each, and once more alone.
+tasks = tuple(dataclasses.replace(t, limits=dataclasses.replace(t.limits, **small)) for t in week.core)
 week = dataclasses.replace(week, tasks=tasks)
-jobs = 2 if level == "bwrap" else 1
+jobs = 4 if level == "bwrap" else 1  # most of them wait
 summary = engine.grade(Path(submissions), week, Path(out), course, seed=1, jobs=jobs, isolation=level)
 print("judges took at most", resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss >> 10, "MiB")
 """
@@ -256,7 +257,7 @@ def test_results_are_valid(run: Run) -> None:
         result = json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} in results.jsonl"))
         assert {"schema", "student", "week", "seed", "status", "score", "max_score", "tasks", "key"} <= set(result)
         assert result["isolation"] == run.level and result["max_score"] == 70
-        assert [task["id"] for task in result["tasks"]] == ["4.1", "4.2", "4.3", "4.4", "4.5", "4.6", "4.7"]
+        assert [task["id"] for task in result["tasks"]] == ["4.1", "4.2", "4.3", "4.4"]
         assert result["score"] == sum(task["score"] for task in result["tasks"])
         for task in result["tasks"]:
             assert 0 <= task["score"] <= task["max_score"]
