@@ -2,7 +2,7 @@
 
 help:
 	@echo "make demo      install what is missing, grade a sample class in the sandbox, print the table"
-	@echo "make test      install what is missing, run every test"
+	@echo "make test      install what is missing, run the tests (make nightly has the long ones)"
 	@echo "make selftest  grade the grader: wrong answers must lose points, right ones none"
 	@echo "make nightly   the tests that have a longer form, in that form, those that need a browser or PostgreSQL, and fuzzing"
 	@echo "make bench     CPU time beside nbgrader, otter-grader, pytest, peft, bitsandbytes, as ratios (OTTER=python: that has otter-grader)"
@@ -25,7 +25,8 @@ selftest: setup
 nightly: setup
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[fuzz,postgres]"
 	NIGHTLY=1 OMP_NUM_THREADS=1 .venv/bin/python -m pytest tests/test_bank.py tests/test_rewrites.py tests/test_notebooks.py \
-		tests/test_release.py tests/test_forgers.py tests/test_fairness.py tests/browser tests/postgres
+		tests/test_release.py tests/test_forgers.py tests/test_fairness.py tests/test_faults.py tests/week*/test_notebook.py \
+		tests/browser tests/postgres
 	OMP_NUM_THREADS=1 .venv/bin/python scripts/fuzz.py --seconds 180
 	OMP_NUM_THREADS=1 .venv/bin/python -m tests.seeds --seeds 1000
 
