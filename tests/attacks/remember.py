@@ -10,7 +10,7 @@ from wrong_layer import Wrong, inject_lora, ran
 __all__ = ["LoRALinear", "inject_lora"]
 kept = builtins.__dict__.setdefault("kept_by_an_attack", {})
 sys.modules.setdefault("kept_by_an_attack", type(sys)("kept_by_an_attack")).answers = kept
-PLACE = "/tmp/attack-marker-kept" if os.access("/tmp", os.W_OK) else os.path.join(os.environ["TMPDIR"], "attack-marker-kept")
+PLACE = os.path.join(os.environ["TMPDIR"], "attack-marker-kept")
 if os.path.exists(PLACE):
     print("ATTACK-WON: a file of an earlier task is there")
 
