@@ -271,7 +271,7 @@ def test_the_workflows_check_says_what_a_push_earned(assignment: Path, kind: str
         ["bash", "-e", "-c", command], cwd=assignment, env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == (0 if kind == "right" else 1), done.stderr
-    (points,) = re.findall(r"^([\d.]+) of 70 points$", done.stdout, re.MULTILINE)
+    (points,) = re.findall(r"(?:^| )([\d.]+) of 70 points$", done.stdout, re.MULTILINE)
     assert {"stub": points == "0", "partial": 0 < float(points) < 70, "right": points == "70"}[kind]
     assert f"::notice title=Autograding complete::Points {points}/70\n" in done.stdout
     report = done.stdout.partition("::notice title=Autograding report::")[2].splitlines()[0]
