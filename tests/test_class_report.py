@@ -402,7 +402,7 @@ GOOD = json.dumps(SMALL[0])
         (None, None, "holds no results: name the folder that was the --out of `autograder grade`"),
         ({"week": 4, "isolation": "bwrap"}, None, "holds no results"),
         ("{junk", GOOD, "run.json cannot be read"),
-        ([4], GOOD, "run.json does not say which run this is"),
+        ([4], GOOD, "run.json cannot be read (it describes no run)"),
         ({"week": "4", "isolation": "bwrap"}, GOOD, "run.json does not say which run this is"),
         ({"week": 99, "isolation": "bwrap"}, "", "there is no week 99"),
         ({"week": 5, "isolation": "bwrap"}, GOOD, "line 1 is no result of this run: run the same `autograder grade` again"),
