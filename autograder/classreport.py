@@ -267,8 +267,7 @@ class _Page:
         return f"{task} {title}".strip()
 
     def lecture(self, task: str) -> str:
-        where = self.tasks[task].lecture if task in self.tasks else ""
-        return where.replace("lecture.md", "lecture.zh.md") if self.lang == "zh" else where
+        return texts.lecture(self.tasks[task].lecture, self.lang) if task in self.tasks else ""
 
     def text(self, gap: Gap | Item) -> str:
         """A gap's text, or an item's, in the page's language."""

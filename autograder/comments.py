@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from autograder import bank
+from autograder import bank, texts
 from autograder.judge.runner import reference_stub
 from autograder.manifest import Lang, ManifestError, Rule, Text, Week, table
 
@@ -69,7 +69,7 @@ class Comment:
             parts.append(self.more.of(lang))
         if shown:
             parts.append(f"看得出这一点的检查项：“{shown}”。" if zh else f'The check that shows it: "{shown}".')
-        lecture = self.lecture.replace("lecture.md", "lecture.zh.md") if zh else self.lecture
+        lecture = texts.lecture(self.lecture, lang)
         parts.append(f"建议重读 {lecture}。" if zh else f"Worth reading again: {lecture}.")
         return ("" if zh else " ").join(parts)
 

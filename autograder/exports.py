@@ -6,7 +6,6 @@ grade/import/csv/classes/load_data.php of moodle/moodle with the page "Grade imp
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 import os
@@ -29,7 +28,7 @@ from autograder.intake import clean
 from autograder.manifest import Course, Lang, Text
 from autograder.marks import Mark, Person, WeekMark, rounded
 from autograder.report import columns
-from autograder.results import spreadsheet_safe
+from autograder.results import replace, spreadsheet_safe
 
 Format = Literal["csv", "excel", "canvas", "moodle"]
 FORMATS: tuple[Format, ...] = ("csv", "excel", "canvas", "moodle")
@@ -471,14 +470,7 @@ def _check(root: Path, out: Path, suffix: str) -> None:
 
 
 def _replace(out: Path, data: bytes) -> None:
-    temporary = out.with_name(f".{out.name}.new")
     try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, out)
+        replace(out, [data])
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
         raise ExportError(f"{out} cannot be written: {error.strerror}") from None

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import argparse
 import ast
-import datetime
 import hashlib
 import io
 import json
 import os
 import re
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +45,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser], formatter
     submit.add_argument("--student", metavar="ID", help="your id in this course, for the file's name")
     submit.add_argument("--notebook", metavar="PATH", type=Path, help="the notebook to hand in (default: the one you worked on)")
     submit.add_argument("--verify", metavar="ZIP", type=Path, help="compute the receipt of a zip file again; writes nothing")
+    # No default: who worked on both notebooks and says no language is asked which.
     submit.add_argument("--lang", choices=("en", "zh"), help="of the messages and the notebook (default: that of the system)")
     submit.set_defaults(run=run, language=language)
 
@@ -130,6 +129,8 @@ def _left_out(name: str, why: str) -> str:
 
 def pack(files: dict[str, bytes]) -> bytes:
     """A zip file: the same bytes for the same files."""
+    import zipfile  # as slow to import as all the rest, and --help needs none of it
+
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, data in sorted(files.items()):
@@ -154,6 +155,8 @@ def _receipt(data: bytes, week: Week, student: str | None, name: str) -> tuple[d
     notebook = intake.notebook_in(data, week)
     if isinstance(notebook, bytes):
         files[f"{week.folder}.ipynb"] = notebook
+    import datetime
+
     now = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
     listed = [
         {"name": name, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in sorted(files.items())

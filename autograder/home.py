@@ -78,9 +78,8 @@ def stub(course: Course, week: Week, given: Path | None) -> Path:
         names = sorted(os.listdir(path.parent))
     except OSError:
         names = []
-    if (
-        path.name not in names
-    ):  # asked of the folder: some systems open LoRA_linear.py as lora_linear.py, the marking run does not
+    # Asked of the folder: some systems open LoRA_linear.py as lora_linear.py, the marking run does not.
+    if path.name not in names:
         if near := renamed(path.name, names):
             raise HomeError(f"{path} is not there, but {near} is: rename it to {path.name}")
         raise HomeError(f"{path} is not there: pass --file PATH, or get the stub back with `autograder start {week.number}`")

@@ -375,9 +375,14 @@ def notebook_in(data: bytes, week: Week) -> bytes | str:
     return found if isinstance(found, bytes) else _no_notebook(name, found)
 
 
+def printable(text: str) -> str:
+    """A text of a student's, safe in a page or on a terminal: no control or format characters."""
+    return "".join("?" if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") else c for c in text)
+
+
 def clean(text: str) -> str:
-    """A name or text of a student's, safe in one line of a page or terminal: no control or format characters."""
-    text = "".join("?" if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") else c for c in text)
+    """A name or text of a student's, safe in one line, and short."""
+    text = printable(text)
     return text if len(text) <= 200 else text[:200] + "..."
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autograder import UserError, progress, texts
+from autograder import UserError, progress
 from autograder.manifest import Course, Lang, Task, Week, load
 from autograder.progress import Entry
 from autograder.screen import Cell, Screen, Span
@@ -310,7 +310,8 @@ def _state(one: Standing, lang: Lang) -> Span:
 
 def _story(one: Standing, week: Week, lang: Lang) -> list[Span]:
     """What a task's last check said, as further lines."""
-    from autograder.intake import clean
+    from autograder import texts
+    from autograder.intake import clean, printable
 
     zh = lang == "zh"
     entry = one.entry
@@ -320,8 +321,7 @@ def _story(one: Standing, week: Week, lang: Lang) -> list[Span]:
         stated = texts.property_of(week, entry.failing, lang) or entry.failing
         found.append(("\n" + told + clean(stated), _STATES[entry.status][2]))
     if misconception := (entry.misconception_zh if zh else None) or entry.misconception:
-        lines = "".join(clean(misconception[i : i + 150]) for i in range(0, len(misconception), 150))
-        found.append(("\n" + ("可能的误解：" if zh else "likely misunderstanding: ") + lines, ""))
+        found.append(("\n" + ("可能的误解：" if zh else "likely misunderstanding: ") + printable(misconception), ""))
     if entry.hint:
         found.append(("\n" + (f"已看提示：{entry.hint}" if zh else f"hints seen: {entry.hint}"), "dim"))
     return found

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from autograder import texts
-from autograder.intake import clean
+from autograder.intake import clean, printable
 from autograder.judge import scoring
 from autograder.manifest import Lang, load
 from autograder.screen import Screen
@@ -141,7 +141,7 @@ def _total(runs: Sequence[TaskRun], lang: Lang) -> RenderableType:
 
 def _in(indent: int, text: str, style: str = "") -> RenderableType:
     """A block of text; what a student's code said in it is no markup and no control sequence."""
-    lines = [(len(line) - len(line.lstrip()), _printable(line.strip())) for line in text.split("\n")]
+    lines = [(len(line) - len(line.lstrip()), printable(line.strip())) for line in text.split("\n")]
     return Group(*(Padding(Text(line, style, overflow="fold"), (0, 0, 0, indent + own)) for own, line in lines))
 
 
@@ -152,7 +152,3 @@ def _hanging(head: Text, body: Text, indent: int) -> RenderableType:
     grid.add_column()
     grid.add_row(Text.assemble(" " * indent, head), body)
     return grid
-
-
-def _printable(line: str) -> str:
-    return "".join(clean(line[i : i + 150]) for i in range(0, len(line), 150))

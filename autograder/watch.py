@@ -38,7 +38,7 @@ _CLEAR = "\x1b[2J\x1b[3J\x1b[H"
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser], formatter: Any) -> None:
     """Add the command to the command line."""
-    from autograder.learner import language
+    from autograder.learner import add_language
 
     watch = commands.add_parser(
         "watch",
@@ -56,7 +56,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser], formatter
     watch.add_argument("--seconds", metavar="N", type=float, help="how long one call of your code may run; 0: without limit")
     watch.add_argument("--poll", action="store_true", help="look at the files instead of waiting to be told of a change")
     watch.add_argument("--once", action="store_true", help="run the checks once and end")
-    watch.add_argument("--lang", choices=("en", "zh"), default=language(), help="the language (default: that of the system)")
+    add_language(watch)
     watch.set_defaults(run=run)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 # Before torch is imported by anything: two threads on a busy machine are slower than one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -13,6 +13,9 @@ import pytest
 
 from autograder.manifest import Course, Week, load
 from autograder.sandbox import bwrap_problem
+
+if TYPE_CHECKING:
+    from tests.guide import Copy, Ran
 
 ROOT = Path(__file__).parents[1]
 _PROBLEM = bwrap_problem()
@@ -46,3 +49,23 @@ def records(request: pytest.FixtureRequest) -> dict[str, dict[str, Any]]:
 def level() -> str:
     """The best isolation that this machine has."""
     return "process" if _PROBLEM else "bwrap"
+
+
+@pytest.fixture(scope="module")
+def followed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Copy, dict[str, Ran]]:
+    """A copy of the repository in which the BLOCKS of the test's module were followed, and what its commands said."""
+    from tests.guide import Copy
+
+    folder = tmp_path_factory.mktemp("guide")
+    copy = Copy(folder / "repository", folder / "bin")
+    return copy, copy.follow(request.module.BLOCKS)
+
+
+@pytest.fixture(scope="module")
+def copy(followed: tuple[Copy, dict[str, Ran]]) -> Copy:
+    return followed[0]
+
+
+@pytest.fixture(scope="module")
+def ran(followed: tuple[Copy, dict[str, Ran]]) -> dict[str, Ran]:
+    return followed[1]

@@ -22,23 +22,6 @@ BANK = "autograder/bank/week02"
 MUTANTS = {Path(path).stem: tomllib.loads(b.text) for path, b in FILES.items() if path.startswith(f"{BANK}/mutants/")}
 
 
-@pytest.fixture(scope="module")
-def followed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Copy, dict[str, Ran]]:
-    folder = tmp_path_factory.mktemp("recipe")
-    copy = Copy(folder / "repository", folder / "bin")
-    return copy, copy.follow(BLOCKS)
-
-
-@pytest.fixture(scope="module")
-def copy(followed: tuple[Copy, dict[str, Ran]]) -> Copy:
-    return followed[0]
-
-
-@pytest.fixture(scope="module")
-def ran(followed: tuple[Copy, dict[str, Ran]]) -> dict[str, Ran]:
-    return followed[1]
-
-
 def test_every_command_of_the_recipe_succeeds(ran: dict[str, Ran]) -> None:
     assert [command.split()[1] for command in ran] == ["build", "build", "check", "selftest"]
     assert {command: one.output for command, one in ran.items() if one.status} == {}

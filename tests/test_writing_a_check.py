@@ -27,24 +27,6 @@ FILES = {b.path: b.text for b in BLOCKS if b.kind == "write"}
 REFERENCE = FILES["solutions/week13/balance.py"]
 
 
-@pytest.fixture(scope="module")
-def followed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Copy, dict[str, Ran]]:
-    """The copy, and what the guide's commands said in it."""
-    folder = tmp_path_factory.mktemp("guide")
-    copy = Copy(folder / "repository", folder / "bin")
-    return copy, copy.follow(BLOCKS)
-
-
-@pytest.fixture(scope="module")
-def copy(followed: tuple[Copy, dict[str, Ran]]) -> Copy:
-    return followed[0]
-
-
-@pytest.fixture(scope="module")
-def ran(followed: tuple[Copy, dict[str, Ran]]) -> dict[str, Ran]:
-    return followed[1]
-
-
 def test_the_commands_run_the_copy(copy: Copy) -> None:
     program = "import autograder.judge.runner as r; import autograder.inside.worker as w; print(r.ROOT, w.__file__)"
     said = copy.run(f"{shlex.quote(sys.executable)} -c '{program}'")
