@@ -49,6 +49,11 @@ def start(words: list[str], tmp: Path, **more: str) -> subprocess.Popen[str]:
     return subprocess.Popen(words, text=True, start_new_session=True, **settings)
 
 
+def grade(submissions: Path, out: Path, level: str) -> None:
+    """In a process of its own: what other tests leave, threads among it, must not matter."""
+    subprocess.run(command(submissions, out, level), env=environment(out.with_name("tmp")), check=True)
+
+
 def lines(out: Path) -> dict[str, dict[str, Any]]:
     """The results by student, without times; every line is whole, no student has two."""
     path = out / "results.jsonl"

@@ -25,7 +25,6 @@ import pytest
 from nbgrader.api import Gradebook
 
 from autograder import gradebook, nbcourse
-from autograder.cli import main
 from autograder.manifest import Week
 from tests import faults
 from tests.conftest import ROOT
@@ -42,7 +41,7 @@ def submissions(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def undisturbed(submissions: Path, tmp_path_factory: pytest.TempPathFactory, level: str) -> dict[str, Any]:
     """What a run gives that nothing disturbs."""
     out = tmp_path_factory.mktemp("whole") / "out"
-    assert main(faults.command(submissions, out, level)[3:]) == 0
+    faults.grade(submissions, out, level)
     found = faults.lines(out)
     assert len(found) == faults.STUDENTS and len({line["score"] for line in found.values()}) > 1
     return found
@@ -105,7 +104,7 @@ def test_the_engine_is_killed_before_and_between_results(
     faults.nothing_left(tmp, seen)
     kept = faults.count(out)
     assert 0 < kept <= faults.STUDENTS
-    assert main(faults.command(submissions, out, level)[3:]) == 0
+    faults.grade(submissions, out, level)
     assert faults.lines(out) == undisturbed
 
 
@@ -176,7 +175,7 @@ def test_a_read_only_output_folder(submissions: Path, tmp_path: Path, level: str
 def test_a_results_file_in_any_state(submissions: Path, undisturbed: dict[str, Any], tmp_path: Path, level: str) -> None:
     """Garbage, another schema, no tasks, depth, a student twice: what is no result is graded again, the rest is kept."""
     out = tmp_path / "out"
-    assert main(faults.command(submissions, out, level)[3:]) == 0
+    faults.grade(submissions, out, level)
     good = (out / "results.jsonl").read_bytes().splitlines(keepends=True)
     records = [json.loads(line) for line in good]
 
@@ -188,7 +187,7 @@ def test_a_results_file_in_any_state(submissions: Path, undisturbed: dict[str, A
         b"[" * 100_000 + b"\n", b"\xff\xfe\0\n", b"null\n", b'{"schema": 1, "key": NaN}\n', good[4][: len(good[4]) // 2],
     ]  # fmt: skip
     (out / "results.jsonl").write_bytes(b"".join([*good[5:], good[6], *bad]))
-    assert main(faults.command(submissions, out, level)[3:]) == 0
+    faults.grade(submissions, out, level)
     assert faults.lines(out) == undisturbed
     again = [json.loads(line) for line in (out / "results.jsonl").read_bytes().splitlines()]
     assert again[5:] == records[5:]  # kept: even their times are the same
@@ -239,7 +238,7 @@ def test_bubblewrap_vanishes_before_a_restart(submissions: Path, undisturbed: di
     assert "bubblewrap is not installed" in error and len(error.splitlines()) == 1
     assert all(undisturbed[name] == line for name, line in faults.lines(out).items())
     faults.nothing_left(tmp, seen)
-    assert main(faults.command(submissions, out, "bwrap")[3:]) == 0
+    faults.grade(submissions, out, "bwrap")
     assert faults.lines(out) == undisturbed
 
 
