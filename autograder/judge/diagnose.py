@@ -6,9 +6,11 @@ over a loopback, once each per check and kept. No match means no guess.
 
 from __future__ import annotations
 
+import contextlib
 import math
+import signal
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,7 +102,7 @@ class Diagnoser:
     def _session(self, mutant: Mutant) -> Session | None:
         """A session with the mutant's module, loaded once; None if it does not even load."""
         if mutant.name not in self._sessions:
-            with tempfile.TemporaryDirectory() as folder:
+            with _no_end(), tempfile.TemporaryDirectory() as folder:
                 stub = Path(folder) / self._week.stub
                 stub.write_text(mutant.source, encoding="utf-8")
                 session = Session(Loopback(Worker(stub)))
@@ -110,6 +112,19 @@ class Diagnoser:
                 except CheckFailed:
                     self._sessions[mutant.name] = None
         return self._sessions[mutant.name]
+
+
+@contextlib.contextmanager
+def _no_end() -> Iterator[None]:
+    """Put off SIGTERM, by which the engine stops a judge: it would leave a temporary folder behind."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def same(a: Any, b: Any) -> bool:
