@@ -556,7 +556,7 @@ def _check(arguments: argparse.Namespace) -> int:
     runs = home.check(runner, path, home.seconds(arguments.seconds))
     if arguments.seed == 0 and arguments.tier is None:
         progress.record(week, runs, path, seen)
-    status = print_check(runs, path, arguments.lang)
+    status = print_check(week, runs, path, arguments.lang)
     if arguments.github:
         print_github(runs)
     return status

@@ -6,6 +6,7 @@ The dataclasses below are the schema: a field is a key, its annotation is the ru
 
 import dataclasses
 import difflib
+import functools
 import hashlib
 import json
 import re
@@ -393,9 +394,7 @@ def table(cls: type[_Schema], raw: object, *place: str) -> _Schema:
 
 def _table(cls: Any, raw: dict[str, Any], place: tuple[str, ...], outer: dict[str, Any]) -> Any:
     """Builds a dataclass from a table; ``outer`` holds the fields already read of the table around it."""
-    hints = get_type_hints(cls, include_extras=True)
-    specs = {spec.metadata.get("key", spec.name): spec for spec in dataclasses.fields(cls)}
-    specs.pop(None, None)
+    hints, specs = _fields(cls)
     for key in raw:  # before missing keys: a misspelt key is the better news
         if key not in specs:
             near = difflib.get_close_matches(key, specs, 1)
@@ -416,6 +415,14 @@ def _table(cls: Any, raw: dict[str, Any], place: tuple[str, ...], outer: dict[st
         return cls(**values)
     except ValueError as error:  # a rule that joins fields
         raise _error(place, str(error)) from None
+
+
+@functools.cache
+def _fields(cls: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The annotations of a dataclass, and its fields by the key that a file has for them."""
+    specs = {spec.metadata.get("key", spec.name): spec for spec in dataclasses.fields(cls)}
+    specs.pop(None, None)
+    return get_type_hints(cls, include_extras=True), specs
 
 
 def _value(hint: Any, raw: Any, place: tuple[str, ...], key: str, outer: dict[str, Any]) -> Any:

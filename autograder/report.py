@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 _ROWS = 40
 
 
-def print_check(runs: list[TaskRun], path: Path, lang: Lang = "en") -> int:
+def print_check(week: Week, runs: list[TaskRun], path: Path, lang: Lang = "en") -> int:
     """A student's own check; returns the exit status."""
     from autograder import show
 
-    show.say(show.page(runs, path, lang))
+    show.say(show.page(week, runs, path, lang))
     # Stretch tasks decide only where nothing else was asked for.
     decisive = [run for run in runs if not run.task.stretch] or runs
     return 0 if all(run.outcomes and scoring.share(run.outcomes) == 1 for run in decisive) else 1

@@ -17,7 +17,7 @@ from rich.text import Text
 from autograder import texts
 from autograder.intake import clean, printable
 from autograder.judge import scoring
-from autograder.manifest import Lang, load
+from autograder.manifest import Lang, Week
 from autograder.screen import Screen
 
 if TYPE_CHECKING:
@@ -31,11 +31,11 @@ _BAR = 30
 _PIPE = 1000  # columns
 
 
-def page(runs: Sequence[TaskRun], path: Path, lang: Lang = "en") -> RenderableType:
+def page(week: Week, runs: Sequence[TaskRun], path: Path, lang: Lang = "en") -> RenderableType:
     """All that a run of checks says.
 
     Args:
-        runs: of one week.
+        runs: of some of the week's tasks.
         path: the file that was checked.
     """
     zh = lang == "zh"
@@ -43,8 +43,9 @@ def page(runs: Sequence[TaskRun], path: Path, lang: Lang = "en") -> RenderableTy
     with contextlib.suppress(ValueError):
         path = path.relative_to(Path.cwd())
     parts: list[RenderableType] = [Text.assemble(clean(str(path)), (f" ({where})", "dim")), ""]
+    words = texts.of(week)
     for run in runs:
-        parts += [*_task(run, lang), ""]
+        parts += [*_task(run, words, lang), ""]
     parts.append(_total(runs, lang))
     return Group(*parts)
 
@@ -76,9 +77,8 @@ def earned(runs: Sequence[TaskRun]) -> float:
     return sum(scoring.share(run.outcomes) * run.task.points for run in runs if run.outcomes)
 
 
-def _task(run: TaskRun, lang: Lang) -> Iterator[RenderableType]:
+def _task(run: TaskRun, words: texts.Texts, lang: Lang) -> Iterator[RenderableType]:
     zh, task, outcomes = lang == "zh", run.task, run.outcomes
-    words = texts.of(load().week(int(task.id.partition(".")[0])))
     status = scoring.status(outcomes) if outcomes else "no checks in this tier"
     shown = scoring.STATUS_ZH.get(status, "该层级没有检查项") if zh else status
     points = f"{earned([run]):.4g}"

@@ -140,7 +140,7 @@ class _Watch:
             runs = self._runner.run(home.loopback(self._path, self._seconds))
         if self._whole:
             progress.record(self._runner.week, runs, self._path, seen)
-        status = print_check(runs, self._path, self._lang)
+        status = print_check(self._runner.week, runs, self._path, self._lang)
         for note in notes:
             print(note)
         if status == 0 and len(runs) == len(self._runner.week.tasks):

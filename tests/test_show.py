@@ -18,7 +18,7 @@ from autograder.judge.check import close
 from autograder.judge.evidence import place, relation
 from autograder.judge.runner import Runner, TaskRun, loopback, reference_stub
 from autograder.judge.session import CheckFailed, at
-from autograder.manifest import Week
+from autograder.manifest import Week, load
 
 WRONG = "scaled_by_alpha"
 
@@ -41,7 +41,7 @@ def runs(week: Week, wrong: Path) -> list[TaskRun]:
 
 def shown(runs: list[TaskRun], lang: str, width: int = 80) -> str:
     console = Console(file=io.StringIO(), width=width, highlight=False)
-    console.print(show.page(runs, Path("exercises/week04/lora_linear.py"), lang))  # type: ignore[arg-type]
+    console.print(show.page(load().week(4), runs, Path("exercises/week04/lora_linear.py"), lang))  # type: ignore[arg-type]
     return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
 
 
@@ -74,7 +74,7 @@ def test_80_columns_hold_it(runs: list[TaskRun]) -> None:
 
 
 def test_a_pipe_gets_plain_lines(runs: list[TaskRun], capsys: pytest.CaptureFixture[str]) -> None:
-    show.say(show.page(runs, Path("x.py")))
+    show.say(show.page(load().week(4), runs, Path("x.py")))
     said = capsys.readouterr().out
     assert "\x1b" not in said and all(line == line.rstrip() for line in said.splitlines())
     assert "A new layer computes exactly what its base does: B is zero, while A is random with independent rows.\n" in said

@@ -23,7 +23,7 @@ from rich.text import Text
 from autograder import bank, show
 from autograder.judge import runner as judge
 from autograder.judge.runner import TaskRun
-from autograder.manifest import Lang, load
+from autograder.manifest import Lang, Week, load
 from course.labs.core import ROOT
 
 TASK, MUTANT, WIDTH = "4.1", "scaled_by_alpha", 120
@@ -58,7 +58,7 @@ FORMAT = """\
 
 def runs() -> list[TaskRun]:
     """What the checks of the task find in the wrong answer."""
-    week = load().week(int(TASK.split(".")[0]))
+    week = _week()
     reference = judge.reference_stub(week).read_text(encoding="utf-8")
     (wrong,) = (mutant for mutant in bank.mutants(week, reference) if mutant.name == MUTANT)
     found: list[TaskRun] = []
@@ -72,13 +72,17 @@ def runs() -> list[TaskRun]:
 
 def shown(found: list[TaskRun], lang: Lang) -> RenderableType:
     """The page that the command prints: up to the first misunderstanding that it tells, and its last three lines."""
-    lines = _console().render_lines(show.page(found, Path("exercises/week04/lora_linear.py"), lang), pad=False)
+    lines = _console().render_lines(show.page(_week(), found, Path("exercises/week04/lora_linear.py"), lang), pad=False)
     texts = ["".join(segment.text for segment in line).rstrip() for line in lines]
     told = next(number for number, line in enumerate(texts) if line.strip().startswith(TOLD[lang]))
     while texts[told + 1].startswith(" " * 10):  # it may take more than one line
         told += 1
     kept = [*lines[: told + 1], [Segment("     ...")], *lines[-3:]]
     return Segments([segment for line in kept for segment in [*line, Segment.line()]])
+
+
+def _week() -> Week:
+    return load().week(int(TASK.split(".")[0]))
 
 
 def _console() -> Console:
