@@ -219,13 +219,18 @@ class HomeWorker(Worker):
 
     passes = (Overtime, Stopped)
 
+    def __init__(self, stub: Path, task: Task) -> None:
+        super().__init__(stub)
+        self._week = task.id.partition(".")[0]
+
+    def explain(self, error: BaseException) -> None:
+        if isinstance(error, ModuleNotFoundError) and error.name:
+            error.msg = _missing(error, self.stub, self._week)
+
     def op_import(self) -> None:
         kept, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # two saves in a second would look the same to a cache
         try:
             super().op_import()
-        except ModuleNotFoundError as error:
-            error.msg = _missing(error, self.stub)
-            raise
         finally:
             sys.dont_write_bytecode = kept
 
@@ -249,12 +254,12 @@ class HomeWorker(Worker):
         raise AttributeError(f"{name} is gone from your file{became}")
 
 
-def _missing(error: ModuleNotFoundError, stub: Path) -> str:
+def _missing(error: ModuleNotFoundError, stub: Path, week: str) -> str:
     from autograder import home
 
     name = (error.name or "").partition(".")[0]
-    if error.name is None or "cannot be imported in week" in error.msg:  # a package that the week hides
-        return error.msg
+    if sys.modules.get(name, stub) is None:
+        return f"{name} cannot be imported in week {week}, here or where it is marked: what it does is the exercise"
     if name in home.packages():
         return home.missing_package(name)
     return f"{error.msg}: no {name}.py lies beside {stub.name}, and no installed package is called that"
@@ -305,6 +310,6 @@ def loopback(stub: Path, seconds: float | None = None) -> Opener:
     @contextlib.contextmanager
     def open_link(task: Task) -> Iterator[Link]:
         limit = max(LEAST_SECONDS, 2.0 * task.limits.cpu_seconds) if seconds is None else seconds
-        yield GuardedLink(HomeWorker(stub), limit)
+        yield GuardedLink(HomeWorker(stub, task), limit)
 
     return open_link

@@ -5,6 +5,7 @@ They compute nothing that a check compares against: the judge does that.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -13,13 +14,28 @@ from torch import Tensor, nn
 from autograder.inside.registry import probe
 
 
+def backward(output: Tensor, cotangent: Tensor) -> None:
+    """What output.backward(cotangent) does; that imports SymPy at its first call, as long as all of torch takes."""
+    if output.shape != cotangent.shape:
+        raise RuntimeError(f"an output of shape {tuple(output.shape)} where {tuple(cotangent.shape)} was expected")
+    torch.autograd.backward((output * cotangent).sum())
+
+
+@torch.no_grad()
+def step(parameters: Iterable[Tensor], lr: float) -> None:
+    """One step of gradient descent, as torch.optim.SGD takes it; that imports torch's compiler when it is first made."""
+    for parameter in parameters:
+        if parameter.grad is not None:
+            parameter.add_(parameter.grad, alpha=-lr)
+
+
 @probe
 def vjp(module: nn.Module, x: Tensor, cotangent: Tensor) -> dict[str, Any]:
     """The output at x, and the gradients of <output, cotangent> by x and by every parameter that got one."""
     x = x.clone().requires_grad_(True)
     module.zero_grad(set_to_none=True)
     y = module(x)
-    y.backward(cotangent)
+    backward(y, cotangent)
     gradients = {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
     return {"y": y, "x": x.grad, "parameters": gradients}
 
@@ -27,11 +43,11 @@ def vjp(module: nn.Module, x: Tensor, cotangent: Tensor) -> dict[str, Any]:
 @probe
 def train(module: nn.Module, x: Tensor, target: Tensor, lr: float, steps: int) -> dict[str, Tensor]:
     """Every parameter after some steps of gradient descent on the squared error, over what is trainable."""
-    optimizer = torch.optim.SGD([p for p in module.parameters() if p.requires_grad], lr=lr)
+    trainable = [p for p in module.parameters() if p.requires_grad]
     for _ in range(steps):
-        optimizer.zero_grad()
+        module.zero_grad()
         (0.5 * (module(x) - target) ** 2).sum().backward()
-        optimizer.step()
+        step(trainable, lr)
     return dict(module.named_parameters())
 
 
@@ -92,7 +108,7 @@ def passes(
     torch.rand(())  # the generator goes on between the halves
     for output, cotangent in zip(outputs, cotangents, strict=True):
         if output.requires_grad:
-            output.backward(cotangent)
+            backward(output, cotangent)
     found = {
         "outputs": outputs,
         "parameters": {name: p.grad for name, p in block.named_parameters() if p.grad is not None},

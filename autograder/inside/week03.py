@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from autograder.inside import probes
 from autograder.inside.builders import _drawn
 from autograder.inside.registry import builder, probe
 
@@ -186,17 +187,16 @@ def backward(model: nn.Module, tokens: Tensor, target: Tensor) -> None:
 
 @probe
 def learn(model: nn.Module, tokens: Tensor, target: Tensor, steps: int) -> dict[str, Tensor]:
-    """Every parameter after steps of a torch optimizer that holds all of them.
+    """Every parameter after steps of gradient descent over all of them.
 
     No steps: one step on the gradients that are there.
     """
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     for _ in range(steps):
-        optimizer.zero_grad()
+        model.zero_grad()
         backward(model, tokens, target)
-        optimizer.step()
+        probes.step(model.parameters(), 0.01)
     if not steps:
-        optimizer.step()
+        probes.step(model.parameters(), 0.01)
     return dict(model.named_parameters())
 
 
@@ -205,7 +205,7 @@ def products(function: Callable[..., Any], A: Tensor, B: Tensor, cotangent: Tens
     """What a function of two factors gives, the gradients of <result, cotangent>, and the factors afterwards."""
     A, B = A.clone().requires_grad_(), B.clone().requires_grad_()
     result = function(A, B, **kwargs)
-    result.backward(cotangent)
+    probes.backward(result, cotangent)
     return {"result": result, "A": A.grad, "B": B.grad, "factors": [A, B]}
 
 
@@ -268,7 +268,7 @@ def _named(module: nn.Module, contract: list[str]) -> dict[str, nn.Parameter]:
 @probe
 def gradients(module: nn.Module, args: list[Tensor], cotangent: Tensor, contract: list[str]) -> dict[str, Tensor]:
     """The gradients of <module(*args), cotangent> by the parameters that got one."""
-    module(*args).backward(cotangent)
+    probes.backward(module(*args), cotangent)
     return {name: p.grad for name, p in _named(module, contract).items() if p.grad is not None}
 
 

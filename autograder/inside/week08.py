@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from autograder.inside.probes import backward
 from autograder.inside.registry import builder, probe
 
 ALPHABET = "\n abcdefghijklmnopqrstuvwxyzABCDEF0123456789.,?!:<>|{}"
@@ -153,7 +154,7 @@ def row_gradients(module: Any, ids: Tensor, hidden: Tensor, cotangents: list[Ten
         ("logits", module.logits(hidden), cotangents[1]),
     ):
         module.zero_grad(set_to_none=True)
-        result.backward(cotangent)
+        backward(result, cotangent)
         found[name] = {n: p.grad for n, p in module.named_parameters() if p.grad is not None}
     return {**found, "hidden": hidden.grad}
 

@@ -58,7 +58,11 @@ class Worker:
                 raise
             if isinstance(error, KeyboardInterrupt) and not _raised_in(error, self.stub.parent):
                 raise  # Ctrl-C at home
+            self.explain(error)
             return wire.dumps({"error": _describe(error, done, self.stub.parent)})
+
+    def explain(self, error: BaseException) -> None:
+        """At home: improve the text of an exception."""
 
     # Operations. `out` is the slot that takes the result.
 
