@@ -45,7 +45,7 @@ class Words:
 
     def status(self, status: str) -> str:
         names = {"wrong": "failed", "unattempted": "not attempted"}
-        return self.t(names.get(status, status), scoring.STATUS_ZH.get(status, status))
+        return self.t(names.get(status, status), texts.STATUS_ZH.get(status, status))
 
     def misconception(self, task: str, text: str) -> str:
         return self.misconceptions.get((task, text), text)

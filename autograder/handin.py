@@ -290,7 +290,7 @@ def _warnings(week: Week, files: dict[str, bytes], notebook: bool, lang: Lang) -
         left = [task.id for task in week.core if task.number in _unwritten(tree, week)]
         if left:
             tasks = ", ".join(left)
-            found.append(_say(lang, f"not attempted yet: {tasks}", f"尚未作答：{tasks}"))
+            found.append(_say(lang, f"not attempted yet: {tasks}", f"尚未尝试：{tasks}"))
     if week.questions and not notebook:
         found.append(
             _say(lang, "no notebook: you worked on none of this week", "没有笔记本：本周的笔记本还没有做过")

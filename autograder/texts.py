@@ -30,6 +30,17 @@ from autograder import UserError
 from autograder.manifest import Lang, Week
 
 ROOT = Path(__file__).parent
+STATUS_ZH = {  # of tasks and of checks
+    "passed": "通过",
+    "partial": "部分通过",
+    "failed": "未通过",
+    "wrong": "未通过",
+    "unattempted": "未尝试",
+    "error": "出错",
+    "timeout": "超时",
+    "crash": "崩溃",
+    "unchecked": "尚未检查",  # progress.UNCHECKED
+}
 _GENERAL = ROOT / "judge" / "words.toml"
 _PROSE = re.compile(r"[A-Za-z]{2,},? +[A-Za-z]{2,}")  # two words in a row
 _HOLE = re.compile(r"\{(\d*)\}")
