@@ -245,8 +245,9 @@ class HomeWorker(Worker):
         own = [n for n, value in vars(self.module).items() if getattr(value, "__module__", None) == self.stub.stem]
         by_case = [n for n in own if n.lower().replace("_", "") == name.lower().replace("_", "")]
         near = by_case or difflib.get_close_matches(name, own, 1, 0.7)
-        became = f": was it renamed to {near[0]}?" if near else f", and the contract needs it: put it back in {self.stub.name}"
-        raise AttributeError(f"{name} is gone from your file{became}")
+        if near:
+            raise AttributeError(f"{name} is gone from your file: was it renamed to {near[0]}?")
+        raise AttributeError(f"{name} is gone from your file, and the contract needs it: put it back in {self.stub.name}")
 
 
 def _missing(error: ModuleNotFoundError, stub: Path) -> str:
