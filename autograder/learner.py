@@ -46,9 +46,9 @@ def language() -> Lang:
     return "zh" if locale.lower().startswith("zh") else "en"
 
 
-def add_language(parser: argparse.ArgumentParser) -> None:
+def add_language(parser: argparse.ArgumentParser, of: str = "of what is printed") -> None:
     """Give a command --lang."""
-    told = "of what is printed (default: AUTOGRADER_LANG, else the locale)"
+    told = f"{of} (default: AUTOGRADER_LANG, else the locale)"
     parser.add_argument("--lang", choices=("en", "zh"), default=language(), help=told)
 
 
@@ -683,7 +683,7 @@ def _released(week: Week, lang: Lang) -> str:
 
 
 def _unwritable(path: Path, error: OSError, lang: Lang) -> LearnerError:
-    why = error.strerror or type(error).__name__
+    why = texts.refusal(error.strerror or type(error).__name__, lang)
     if lang == "zh":
         return LearnerError(f"{shown(path)} 无法读写（{why}）：请关闭占用它的程序，并检查文件夹权限")
     return LearnerError(f"{shown(path)} cannot be read or written ({why}): close what holds it, and see the folder's permissions")
