@@ -10,10 +10,10 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from autograder import UserError, handin, learner, watch
-from autograder.manifest import Course, ManifestError, Task, Week, load
+from autograder.manifest import Course, Lang, ManifestError, Task, Week, load
 
 _STUDENTS = """\
 students:     autograder doctor             what is missing on this machine
@@ -48,34 +48,66 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Two threads on a busy machine are slower than one, and a zygote may only have one; before torch is imported.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     arguments = _parser().parse_args(argv)
+
+    def refuse(text: str, status: int = 2, head: str = "autograder: ") -> int:
+        from autograder import texts
+
+        print(f"{head}{texts.refusal(text, _language(arguments))}", file=sys.stderr)
+        return status
+
     try:
         status: int = arguments.run(arguments)
         return status
     except KeyboardInterrupt:
-        print("stopped; run the same command again to go on", file=sys.stderr)
-        return 130
+        return refuse("stopped; run the same command again to go on", 130, "")
     except BrokenPipeError:  # `| head` has seen enough; nothing is left to say, nor may the interpreter try at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (ManifestError, UserError) as problem:
-        print(f"autograder: {problem}", file=sys.stderr)
-        return 2
+        return refuse(str(problem))
     except ModuleNotFoundError as error:
         from autograder import home
 
         if (name := (error.name or "").partition(".")[0]) not in home.packages():
             raise
-        print(f"autograder: {home.missing_package(name)}", file=sys.stderr)
-        return 2
+        return refuse(home.missing_package(name))
     except MemoryError:
-        print("autograder: the memory is used up: close other programs, or check one task at a time", file=sys.stderr)
-        return 2
+        return refuse("the memory is used up: close other programs, or check one task at a time")
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says in the user's language what is wrong with the words of a command; the default `english` marks an instructor's."""
+
+    _words: Sequence[str] = ()
+    _found: argparse.Namespace | None = None
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        self._words = sys.argv[1:] if args is None else list(args)
+        self._found, rest = super().parse_known_args(args, namespace)
+        return self._found, rest
+
+    def error(self, message: str) -> NoReturn:
+        asked = re.search(r"(?:^|\n)--lang[=\n](en|zh)(?:\n|$)", "\n".join(self._words))
+        default = argparse.Namespace(english=self.get_default("english"), lang=asked and asked[1])
+        if _language(self._found or default) == "en":
+            super().error(message)
+        from autograder import texts
+
+        self.print_usage(sys.stderr)
+        self.exit(2, f"{self.prog}: {texts.refusal(message, 'zh')}\n")
+
+
+def _language(arguments: argparse.Namespace) -> Lang:
+    """The language of refusals: the command's, else the user's; to instructors, whose --lang is that of pages, English."""
+    if getattr(arguments, "english", False):
+        return "en"
+    return getattr(arguments, "lang", None) or learner.language()
 
 
 def _parser() -> argparse.ArgumentParser:
     formatter = argparse.RawDescriptionHelpFormatter
     has_grader = (Path(__file__).parent / "engine.py").is_file()  # students' copies have none
-    parser = argparse.ArgumentParser(
+    parser: argparse.ArgumentParser = _Parser(
         "autograder",
         description="Checks and grades the course's exercises.",
         epilog=_STUDENTS + _OTHERS if has_grader else _STUDENTS,
@@ -117,6 +149,7 @@ def _parser() -> argparse.ArgumentParser:
     watch.add(commands, formatter)
     handin.add(commands, formatter)
     _add_project_commands(commands, formatter)
+    students = set(commands.choices)
     if not has_grader:
         return parser
 
@@ -245,6 +278,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_marks_commands(commands, formatter)
     _add_export_commands(commands, formatter)
     _add_ta_commands(commands, formatter)
+    for name in set(commands.choices) - students:
+        commands.choices[name].set_defaults(english=True)
     return parser
 
 
@@ -267,7 +302,7 @@ def _add_project_commands(commands: argparse._SubParsersAction[argparse.Argument
         formatter_class=formatter,
     )
     template.add_argument("folder", metavar="DIR", type=Path, help="a new folder, or an empty one")
-    template.add_argument("--lang", choices=("en", "zh"), default="en", help="of the texts (default en)")
+    learner.add_language(template, "of the texts")
     template.set_defaults(run=_project_template)
 
     check = actions.add_parser(
@@ -281,7 +316,7 @@ def _add_project_commands(commands: argparse._SubParsersAction[argparse.Argument
     )
     check.add_argument("folder", metavar="DIR", type=Path, help="the project's folder")
     check.add_argument("--json", action="store_true", help="for programs")
-    check.add_argument("--lang", choices=("en", "zh"), default="en", help="of what is printed (default en)")
+    learner.add_language(check)
     check.set_defaults(run=_project_check)
 
 

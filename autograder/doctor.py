@@ -24,7 +24,7 @@ from typing import Any
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
-from autograder import learner
+from autograder import learner, texts
 from autograder.manifest import Course, Lang, Week
 from autograder.screen import Cell, Screen, columns
 
@@ -190,7 +190,7 @@ def _imports(module: str, version: str, zh: bool) -> Finding:
     except (OSError, ValueError) as error:
         found, why = None, str(error)
     if found is None:
-        told = f"{version} 已安装，但无法导入：{why}" if zh else f"{version} is installed but cannot be imported: {why}"
+        told = f"{version} 已安装，但无法导入：{_why(why, zh)}" if zh else f"{version} is installed but cannot be imported: {why}"
         remedy = _install(f"--force-reinstall --no-deps {module}")
         if sys.platform == "win32" and module == "torch":
             runtime = "Microsoft Visual C++ Redistributable (x64)"
@@ -334,13 +334,17 @@ def _stubs(weeks: list[Week], zh: bool) -> Iterator[Finding]:
         except OSError as error:
             there = path.exists()
             told = (
-                f"{_shown(path)}: {error.strerror}" if there else f"{_shown(path)} 缺失" if zh else f"{_shown(path)} is missing"
+                f"{_shown(path)}: {_why(error.strerror, zh)}"
+                if there
+                else f"{_shown(path)} 缺失"
+                if zh
+                else f"{_shown(path)} is missing"
             )
             restore = f"autograder start {week.number}"
             remedy = ("检查文件权限" if zh else "see the file's permissions") if there else restore
             yield Finding("missing", key, name, told, remedy)
         except SyntaxError as error:
-            told = f"{_shown(path)}:{error.lineno or 0}: {error.msg}"
+            told = f"{_shown(path)}:{error.lineno or 0}: {_why(error.msg, zh)}"
             restore = f"autograder reset {week.number}"
             yield Finding("note", key, name, told, f"改正，或 {restore}" if zh else f"mend it, or {restore}")
         except (ValueError, RecursionError, MemoryError) as error:
@@ -363,7 +367,7 @@ def _folder(zh: bool) -> Finding:
             with tempfile.TemporaryFile(dir=place):
                 pass
         except OSError as error:
-            told = f"{_shown(place)}: {error.strerror}"
+            told = f"{_shown(place)}: {_why(error.strerror, zh)}"
             remedy = (
                 "把课程文件夹复制到自己可写的位置；否则进度与备份无法保存"
                 if zh
@@ -412,7 +416,7 @@ def _disk(zh: bool) -> Finding:
     try:
         free = shutil.disk_usage(ROOT).free / 2**30
     except OSError as error:
-        return Finding("note", "disk", name, str(error.strerror))
+        return Finding("note", "disk", name, _why(error.strerror, zh))
     wanted = _DISK_GIB if _version("torch") else _INSTALL_GIB
     told = f"可用 {free:.1f} GiB" if zh else f"{free:.1f} GiB free"
     if free < wanted:
@@ -538,6 +542,11 @@ def _restricted() -> bool:
 
 def _for_instructors() -> bool:
     return (ROOT / "autograder" / "engine.py").is_file()
+
+
+def _why(text: str | None, zh: bool) -> str:
+    """What the system, or Python, says is wrong."""
+    return texts.refusal(str(text), "zh" if zh else "en")
 
 
 def _shown(path: Path) -> str:

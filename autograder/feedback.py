@@ -45,7 +45,7 @@ class Words:
 
     def status(self, status: str) -> str:
         names = {"wrong": "failed", "unattempted": "not attempted"}
-        return self.t(names.get(status, status), scoring.STATUS_ZH.get(status, status))
+        return self.t(names.get(status, status), texts.STATUS_ZH.get(status, status))
 
     def misconception(self, task: str, text: str) -> str:
         return self.misconceptions.get((task, text), text)
@@ -74,11 +74,16 @@ def page(result: Result, words: Words) -> str:
     if result["isolation"] != "bwrap":
         lines += [t("Graded with reduced isolation.", "评分时隔离级别较低。"), ""]
     if result["message"]:
-        lines += [t("Your submission could not be run:", "你的提交无法运行："), "", *_quote(result["message"]), ""]
+        lines += [
+            t("Your submission could not be run:", "你的提交无法运行："),
+            "",
+            *_quote(texts.refusal(result["message"], words.lang)),
+            "",
+        ]
     for notice in result["notices"]:
-        lines += _quote(notice)
+        lines += _quote(texts.refusal(notice, words.lang))
     if receipt := result.get("submission"):
-        lines += ["", f"Receipt of what was marked: `{receipt[:16]}`."]
+        lines += ["", t(f"Receipt of what was marked: `{receipt[:16]}`.", f"评分所依据文件的回执：`{receipt[:16]}`。")]
     titles = {task.id: task for task in week.tasks}
     lines += ["", t("| task | | points | |", "| 任务 | | 得分 | |"), "|---|---|---|---|"]
     for task in result["tasks"]:

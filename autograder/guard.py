@@ -21,6 +21,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
+from autograder import learner, texts
 from autograder.inside import wire
 from autograder.inside.worker import MODULE, Worker
 from autograder.judge.runner import Opener
@@ -177,8 +178,11 @@ class Guard:
         self._running = False
         self._stop_clock()  # its next signal would find no handler
         why = "stopped" if self._kind is Stopped else f"{self._seconds:g} s are over"
-        print(f"autograder: {why}, but your code catches every interruption, at {self.where or 'no line of yours'}: "
-              "write `except Exception:` in place of `except:`", file=sys.stderr, flush=True)  # fmt: skip
+        said = (
+            f"{why}, but your code catches every interruption, at {self.where or 'no line of yours'}: "
+            "write `except Exception:` in place of `except:`"
+        )
+        print(f"autograder: {texts.refusal(said, learner.language())}", file=sys.stderr, flush=True)
         self._restore.close()
         os._exit(130 if self._kind is Stopped else 1)
 
@@ -250,8 +254,9 @@ class HomeWorker(Worker):
         own = [n for n, value in vars(self.module).items() if getattr(value, "__module__", None) == self.stub.stem]
         by_case = [n for n in own if n.lower().replace("_", "") == name.lower().replace("_", "")]
         near = by_case or difflib.get_close_matches(name, own, 1, 0.7)
-        became = f": was it renamed to {near[0]}?" if near else f", and the contract needs it: put it back in {self.stub.name}"
-        raise AttributeError(f"{name} is gone from your file{became}")
+        if near:
+            raise AttributeError(f"{name} is gone from your file: was it renamed to {near[0]}?")
+        raise AttributeError(f"{name} is gone from your file, and the contract needs it: put it back in {self.stub.name}")
 
 
 def _missing(error: ModuleNotFoundError, stub: Path, week: str) -> str:

@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from autograder import UserError
+from autograder import UserError, texts
 from autograder.manifest import Course, Lang, Week, load
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
     text = json.dumps(receipt, indent=2, ensure_ascii=False) + "\n"
     _replace(path.with_suffix(".receipt.json"), text.encode())
     for line in [*left_out, *notices, *_warnings(week, files, notebook is not None, lang)]:
-        print(f"{_say(lang, 'note', '注意')}: {line}")
+        print(f"{_say(lang, 'note', '注意')}: {texts.refusal(line, lang)}")
     print(f"{path}  ({_size(len(data))}, {', '.join(sorted(files))})")
     print(f"{_say(lang, 'receipt', '回执')}: {short(receipt['submission'])}")
     return 0
@@ -174,7 +174,7 @@ def _verify(course: Course, path: Path, week: Week | None, lang: Lang) -> int:
     receipt, notices = _receipt(data, week, None, path.name)
     digest = receipt["submission"]
     for line in notices:
-        print(f"{_say(lang, 'note', '注意')}: {line}")
+        print(f"{_say(lang, 'note', '注意')}: {texts.refusal(line, lang)}")
     for file in receipt["files"]:
         print(f"  {file['name']}  {_size(file['size'])}")
     print(f"{_say(lang, 'receipt', '回执')}: {short(digest)}  ({_say(lang, 'in full', '完整')}: {digest})")
@@ -222,8 +222,8 @@ def _notebook(week: Week, given: Path | None, asked: Lang | None, lang: Lang) ->
         found = {lang: ROOT / place / f"{week.folder}.ipynb" for lang, place in _PLACES.items()}
         worked = {lang: path for lang, path in found.items() if _worked_on(path)}
         if len(worked) > 1 and asked is None:
-            both = " and ".join(path.relative_to(ROOT).as_posix() for path in worked.values())
-            raise SubmitError(f"you worked on {both}: say which to hand in with --notebook")
+            one, other = (path.relative_to(ROOT).as_posix() for path in worked.values())
+            raise SubmitError(f"you worked on {one} and {other}: say which to hand in with --notebook")
         path = worked.get(lang) or next(iter(worked.values()), None)
         if path is None:
             return None
@@ -259,8 +259,8 @@ def _worked_on(path: Path) -> bool:
 
 def cells_digest(data: bytes) -> str:
     """sha256 over what a notebook's author writes: kinds and texts of its cells."""
-    texts = [[cell.get("cell_type"), _text(cell)] for cell in _cells(data) or []]
-    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()
+    written = [[cell.get("cell_type"), _text(cell)] for cell in _cells(data) or []]
+    return hashlib.sha256(json.dumps(written).encode()).hexdigest()
 
 
 def _cells(data: bytes) -> list[dict[str, Any]] | None:
@@ -282,7 +282,7 @@ def _warnings(week: Week, files: dict[str, bytes], notebook: bool, lang: Lang) -
     try:
         tree = ast.parse(files[week.stub])
     except SyntaxError as error:
-        where = f"{week.stub}, line {error.lineno}: {error.msg}"
+        where = texts.refusal(f"{week.stub}, line {error.lineno}: {error.msg}", lang)
         found.append(_say(lang, f"{where}; a file that is not Python earns nothing", f"{where}；不是有效的 Python，得不到分"))
     except (ValueError, RecursionError, MemoryError):
         found.append(_say(lang, f"{week.stub} cannot be parsed", f"{week.stub} 无法解析"))
@@ -290,7 +290,7 @@ def _warnings(week: Week, files: dict[str, bytes], notebook: bool, lang: Lang) -
         left = [task.id for task in week.core if task.number in _unwritten(tree, week)]
         if left:
             tasks = ", ".join(left)
-            found.append(_say(lang, f"not attempted yet: {tasks}", f"尚未作答：{tasks}"))
+            found.append(_say(lang, f"not attempted yet: {tasks}", f"尚未尝试：{tasks}"))
     if week.questions and not notebook:
         found.append(
             _say(lang, "no notebook: you worked on none of this week", "没有笔记本：本周的笔记本还没有做过")

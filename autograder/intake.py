@@ -140,7 +140,7 @@ def read(student: str, place: Path, week: Week) -> Submission:
         for name, kind, parent in _walk(directory, "", 0):
             shown = clean(name)
             if kind != "file":
-                notices.append(f"{shown}: left out, it is {kind}")
+                notices.append(f"{shown}: left out, {kind}")
                 continue
             if len(files) == limits.files:
                 notices.append(f"only the first {limits.files} files were taken")
@@ -404,17 +404,17 @@ def _walk(directory: int, prefix: str, depth: int) -> Iterator[tuple[str, str, i
         if hidden(entry.name):
             continue
         if entry.is_symlink():
-            yield name, "a symlink (hand in the file itself)", directory
+            yield name, "it is a symlink (hand in the file itself)", directory
         elif entry.is_dir(follow_symlinks=False):
             if depth == _DEPTH:
-                yield name, "a folder too deep inside others", directory
+                yield name, "it is a folder too deep inside others", directory
                 continue
             if prefix + entry.name and entry.name.endswith(".py"):
-                yield name, "a folder, not a file", directory
+                yield name, "it is a folder, not a file", directory
             try:
                 inner = os.open(entry.name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=directory)
             except OSError as error:
-                yield name, f"a folder that cannot be read ({error.strerror})", directory
+                yield name, f"it is a folder that cannot be read ({error.strerror})", directory
                 continue
             try:
                 yield from _walk(inner, name + "/", depth + 1)
@@ -423,7 +423,7 @@ def _walk(directory: int, prefix: str, depth: int) -> Iterator[tuple[str, str, i
         elif entry.is_file(follow_symlinks=False):
             yield name, "file", directory
         else:
-            yield name, "neither a file nor a folder", directory
+            yield name, "it is neither a file nor a folder", directory
 
 
 def _read_file(name: str | Path, directory: int | None, most: int) -> bytes | str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autograder import UserError, progress
+from autograder import UserError, progress, texts
 from autograder.manifest import Course, Lang, Task, Week, load
 from autograder.progress import Entry
 from autograder.screen import Cell, Screen, Span
@@ -23,13 +23,13 @@ ROOT = Path(__file__).resolve().parents[1]
 _FULL = 1 - 1e-9
 
 _STATES = {
-    "passed": ("passed", "通过", "green"),
-    "partial": ("partly right", "部分正确", "yellow"),
-    "failed": ("not right yet", "尚未正确", "red"),
-    "unattempted": ("not attempted", "尚未作答", "dim"),
-    "error": ("raises an error", "运行出错", "red"),
-    "timeout": ("takes too long", "运行超时", "red"),
-    progress.UNCHECKED: ("not checked", "尚未检查", "dim"),
+    "passed": ("passed", "green"),
+    "partial": ("partly right", "yellow"),
+    "failed": ("not right yet", "red"),
+    "unattempted": ("not attempted", "dim"),
+    "error": ("raises an error", "red"),
+    "timeout": ("takes too long", "red"),
+    progress.UNCHECKED: ("not checked", "dim"),
 }
 
 
@@ -46,9 +46,9 @@ def language() -> Lang:
     return "zh" if locale.lower().startswith("zh") else "en"
 
 
-def add_language(parser: argparse.ArgumentParser) -> None:
+def add_language(parser: argparse.ArgumentParser, of: str = "of what is printed") -> None:
     """Give a command --lang."""
-    told = "of what is printed (default: AUTOGRADER_LANG, else the locale)"
+    told = f"{of} (default: AUTOGRADER_LANG, else the locale)"
     parser.add_argument("--lang", choices=("en", "zh"), default=language(), help=told)
 
 
@@ -253,7 +253,7 @@ def _status(arguments: argparse.Namespace) -> int:
     passed, partly, wrong, nothing = screen.marks
     print()
     legend = (
-        f"{passed} 通过  {partly} 部分正确  {wrong} 尚未正确  {nothing} 尚未作答  + 之后：拓展任务，不计分"
+        f"{passed} 通过  {partly} 部分通过  {wrong} 未通过  {nothing} 未尝试  + 之后：拓展任务，不计分"
         if zh
         else f"{passed} passed  {partly} partly right  {wrong} not right  {nothing} nothing yet  + stretch tasks, no points"
     )
@@ -304,13 +304,12 @@ def _print_tasks(screen: Screen, one: Progress, lang: Lang, states: bool) -> Non
 
 
 def _state(one: Standing, lang: Lang) -> Span:
-    en, zh, style = _STATES[one.entry.status]
-    return (zh if lang == "zh" else en) + " *" * one.changed, style
+    en, style = _STATES[one.entry.status]
+    return (texts.STATUS_ZH[one.entry.status] if lang == "zh" else en) + " *" * one.changed, style
 
 
 def _story(one: Standing, week: Week, lang: Lang) -> list[Span]:
     """What a task's last check said, as further lines."""
-    from autograder import texts
     from autograder.intake import clean, printable
 
     zh = lang == "zh"
@@ -319,7 +318,7 @@ def _story(one: Standing, week: Week, lang: Lang) -> list[Span]:
     if entry.failing:
         told = "先失败的检查项：" if zh else "failed first: "
         stated = texts.property_of(week, entry.failing, lang) or entry.failing
-        found.append(("\n" + told + clean(stated), _STATES[entry.status][2]))
+        found.append(("\n" + told + clean(stated), _STATES[entry.status][1]))
     if misconception := (entry.misconception_zh if zh else None) or entry.misconception:
         found.append(("\n" + ("可能的误解：" if zh else "likely misunderstanding: ") + printable(misconception), ""))
     if entry.hint:
@@ -336,7 +335,7 @@ def _marks(screen: Screen, one: Progress) -> list[Span]:
 def _mark(screen: Screen, one: Standing) -> Span:
     passed, partly, wrong, nothing = screen.marks
     shapes = {"passed": passed, "partial": partly, "unattempted": nothing, progress.UNCHECKED: nothing}
-    return shapes.get(one.entry.status, wrong), _STATES[one.entry.status][2]
+    return shapes.get(one.entry.status, wrong), _STATES[one.entry.status][1]
 
 
 def _print_next(screen: Screen, found: list[Progress], lang: Lang) -> None:
@@ -684,7 +683,7 @@ def _released(week: Week, lang: Lang) -> str:
 
 
 def _unwritable(path: Path, error: OSError, lang: Lang) -> LearnerError:
-    why = error.strerror or type(error).__name__
+    why = texts.refusal(error.strerror or type(error).__name__, lang)
     if lang == "zh":
         return LearnerError(f"{shown(path)} 无法读写（{why}）：请关闭占用它的程序，并检查文件夹权限")
     return LearnerError(f"{shown(path)} cannot be read or written ({why}): close what holds it, and see the folder's permissions")

@@ -38,6 +38,7 @@ GRADER = (
     "projectcheck.py",
     "projectcode.py",
     "projectpage.py",
+    "refusals.toml",
     "report.py",
     "screen.py",
     "show.py",

@@ -80,7 +80,7 @@ def earned(runs: Sequence[TaskRun]) -> float:
 def _task(run: TaskRun, words: texts.Texts, lang: Lang) -> Iterator[RenderableType]:
     zh, task, outcomes = lang == "zh", run.task, run.outcomes
     status = scoring.status(outcomes) if outcomes else "no checks in this tier"
-    shown = scoring.STATUS_ZH.get(status, "该层级没有检查项") if zh else status
+    shown = texts.STATUS_ZH.get(status, "该层级没有检查项") if zh else status
     points = f"{earned([run]):.4g}"
     if task.stretch:
         worth = "拓展任务，不计分" if zh else "stretch, no points"

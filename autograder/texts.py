@@ -1,5 +1,7 @@
 """The Chinese of what checks say, and the nudge that goes with each check: autograder/checks/weekNN/texts.toml.
 
+What commands say where they cannot do what was asked is translated in the same way, by autograder/refusals.toml.
+
 Checks are written in English, and what they say is put together from literals, such as f"{name} is wrong". So a message is
 translated line by line: an entry whose text the line has, but for the places of values, gives the Chinese, and what stood in
 its places is translated in turn. A student's own words, code and numbers have no entry and stay as they are.
@@ -30,7 +32,19 @@ from autograder import UserError
 from autograder.manifest import Lang, Week
 
 ROOT = Path(__file__).parent
+STATUS_ZH = {  # of tasks and of checks
+    "passed": "通过",
+    "partial": "部分通过",
+    "failed": "未通过",
+    "wrong": "未通过",
+    "unattempted": "未尝试",
+    "error": "出错",
+    "timeout": "超时",
+    "crash": "崩溃",
+    "unchecked": "尚未检查",  # progress.UNCHECKED
+}
 _GENERAL = ROOT / "judge" / "words.toml"
+_REFUSALS = ROOT / "refusals.toml"
 _PROSE = re.compile(r"[A-Za-z]{2,},? +[A-Za-z]{2,}")  # two words in a row
 _HOLE = re.compile(r"\{(\d*)\}")
 _GAP = re.compile("(?<=[\u3000-\u9fff\uff00-\uffef]) (?=[\u3000-\u9fff\uff00-\uffef])")
@@ -139,6 +153,19 @@ def of(week: Week) -> Texts:
     return Texts(checks, {**_read(_GENERAL), **words}, frozenset(own.get("inputs", ())))
 
 
+def refusal(text: str, lang: Lang) -> str:
+    """What a command says where it cannot do what was asked. An indented line quotes a student's file and stays as it is."""
+    if lang == "en":
+        return text
+    return "\n".join(line if line[:1].isspace() else _refusals().message(line, lang) for line in text.split("\n"))
+
+
+@functools.cache
+def _refusals() -> Texts:
+    words = [_read(_GENERAL), *_read(_REFUSALS).values()]
+    return Texts({}, {english: chinese for table in words for english, chinese in table.items()})
+
+
 def lecture(place: str, lang: Lang) -> str:
     """A section of a lecture in a language; the anchors are the same."""
     return place.replace("lecture.md", "lecture.zh.md") if lang == "zh" else place
@@ -166,7 +193,11 @@ def phrases(path: Path) -> Iterator[str]:
 
     Docstrings are not among them; nor is what has no two words in a row, which is code.
     """
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return said(ast.parse(path.read_text(encoding="utf-8")))
+
+
+def said(tree: ast.AST) -> Iterator[str]:
+    """As `phrases`, of a part of a file."""
     seen: set[int] = set()
     for node in ast.walk(tree):
         if id(node) in seen:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autograder import UserError, progress
+from autograder import UserError, progress, texts
 from autograder.manifest import Lang, Week, load
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ class _Watch:
             home.hides_nothing(self._path)
             home.parses(self._path)
         except home.HomeError as problem:
-            print(f"autograder: {problem}")
+            print(f"autograder: {texts.refusal(str(problem), self._lang)}")
             return 2
         seen = progress.digest(self._runner.week)
         with restored(self._path.parent) as notes:
@@ -142,7 +142,7 @@ class _Watch:
             progress.record(self._runner.week, runs, self._path, seen)
         status = print_check(self._runner.week, runs, self._path, self._lang)
         for note in notes:
-            print(note)
+            print(texts.refusal(note, self._lang))
         if status == 0 and len(runs) == len(self._runner.week.tasks):
             print(self._say("everything passes", "全部通过"))
         return status

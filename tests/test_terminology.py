@@ -26,6 +26,7 @@ MESSAGES = [
     *sorted((ROOT / "autograder" / "bank").rglob("*.toml")),
     *sorted((ROOT / "autograder" / "checks").glob("*/texts.toml")),
     ROOT / "autograder" / "judge" / "words.toml",
+    ROOT / "autograder" / "refusals.toml",
     *sorted((ROOT / "solutions").glob("*/answers.toml")),
 ]
 

@@ -7,17 +7,6 @@ from dataclasses import dataclass
 
 from autograder.judge.check import CheckInfo
 
-STATUS_ZH = {
-    "passed": "通过",
-    "partial": "部分通过",
-    "failed": "未通过",
-    "wrong": "未通过",
-    "unattempted": "未尝试",
-    "error": "出错",
-    "timeout": "超时",
-    "crash": "崩溃",
-}
-
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
