@@ -34,12 +34,7 @@ _BARS = 10
 _BINS = 14
 FILES: dict[Lang, str] = {"en": "report.html", "zh": "report.zh.html"}
 _STATUSES = {
-    "passed": ("passed", "通过"),
-    "partial": ("partial", "部分通过"),
-    "failed": ("failed", "未通过"),
-    "error": ("error", "出错"),
-    "timeout": ("timeout", "超时"),
-    "unattempted": ("unattempted", "未作答"),
+    **{name: (name, texts.STATUS_ZH[name]) for name in ("passed", "partial", "failed", "error", "timeout", "unattempted")},
     "unrunnable": ("not run", "无法运行"),
 }
 _REMARKS = {

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from autograder import UserError
+from autograder import UserError, texts
 from autograder.intake import clean
 from autograder.judge.runner import ROOT
 from autograder.manifest import Course, Week, load
@@ -54,12 +54,8 @@ _TEXTS = {
         "reduced": "本次评分的隔离程度较低（仅使用独立进程，没有命名空间）。",
         "unloadable": "你的提交无法运行：",
         "likely": "可能的误解：",
-        "unattempted": "尚未作答：代码中仍是原来的 NotImplementedError。请阅读 {lecture}。",
-        "passed": "通过",
-        "wrong": "未通过",
-        "error": "出错",
-        "crash": "崩溃",
-        "timeout": "超时",
+        "unattempted": "尚未尝试：代码中仍是原来的 NotImplementedError。请阅读 {lecture}。",
+        **{name: texts.STATUS_ZH[name] for name in ("passed", "wrong", "error", "crash", "timeout")},
         "gate": "，决定本任务得分",
         "read": "请阅读 {lecture}；在自己的电脑上运行 `autograder check {task}` 可重复这些检查。",
         "stretch": "拓展任务，不计分",

@@ -58,6 +58,16 @@ def test_check_says_so(tmp_path, capsys: pytest.CaptureFixture[str], monkeypatch
     assert "peft cannot be imported in week 4" in said and "0 of 25 points" in said
 
 
+def test_what_a_user_sets_for_pytest_is_not_for_the_checks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-n 4 --no-such-option")
+    monkeypatch.setenv("PYTEST_PLUGINS", "no_such_plugin")
+    status, said, _ = check(tmp_path, REFERENCE, capsys=capsys)
+    assert status == 0 and "15 of 15 points" in said
+    assert os.environ["PYTEST_ADDOPTS"] == "-n 4 --no-such-option"
+
+
 def check(folder: Path, source: str, *options: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
     """Write the stub of week 2 and check its first task; returns the status and what was printed."""
     folder.mkdir(exist_ok=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import inspect
+import os
 import pickle
 import sys
 import time
@@ -197,11 +198,14 @@ class Runner:
             raise Broken(f"week {self.week.number} has no checks")
         arguments = [*files, "-qqq", "-s", "--tb=no", "--no-header", "--no-summary"]
         arguments += ["-c", "/dev/null" if sys.platform != "win32" else "nul", f"--rootdir={ROOT}", "--import-mode=importlib"]
-        arguments.append("--assert=plain")
+        arguments += ["--assert=plain", "--disable-plugin-autoload"]  # whatever is installed, the checks run alike
         for name in _PLUGINS_OFF:
             arguments += ["-p", f"no:{name}"]
         output = _Silent()
         with contextlib.ExitStack() as stack:
+            for name in ("PYTEST_ADDOPTS", "PYTEST_PLUGINS"):  # meant for a pytest of the user's own
+                if name in os.environ:
+                    stack.callback(os.environ.__setitem__, name, os.environ.pop(name))
             if silent:
                 stack.enter_context(contextlib.redirect_stdout(output))
                 stack.enter_context(contextlib.redirect_stderr(output))
@@ -412,5 +416,5 @@ class _Silent:
 _PLUGINS_OFF = (
     "cacheprovider", "logging", "warnings", "unraisableexception", "threadexception", "faulthandler", "doctest",
     "junitxml", "stepwise", "pastebin", "nose", "setuponly", "setupplan", "debugging", "skipping", "recwarn", "monkeypatch",
-    "tmpdir", "anyio", "hypothesispytest", "unittest", "reports",
+    "tmpdir", "unittest", "reports",
 )  # fmt: skip
