@@ -11,6 +11,7 @@ once, else the resident one. Growth is the slope of a line through the samples a
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import statistics
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 from autograder import sample
 from autograder.judge.runner import ROOT
@@ -41,22 +43,6 @@ print(json.dumps({"cpu": sum(summary.cpu_seconds.values()), "seconds": summary.s
 """
 
 
-def family(root: int) -> list[int]:
-    """A process and all its descendants."""
-    parents: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            except OSError:
-                continue
-            parents.setdefault(parent, []).append(int(entry.name))
-    found = [root]
-    for pid in found:
-        found += parents.get(pid, [])
-    return found
-
-
 def is_worker(pid: int) -> bool:
     """Whether a process is PID 1 of a namespace inside the sandbox's own."""
     status = Path(f"/proc/{pid}/status").read_text()
@@ -68,18 +54,15 @@ def is_worker(pid: int) -> bool:
 def memory_mib(root: int) -> float:
     """Of the engine, its judges and zygotes."""
     total = 0
-    for pid in family(root):
-        try:
-            if is_worker(pid):
-                continue
-            try:
-                text = Path(f"/proc/{pid}/smaps_rollup").read_text()
-                total += int(text.partition("\nPss:")[2].split()[0])
-            except (OSError, IndexError):
-                total += int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") // 1024
-        except (OSError, StopIteration):  # it ended meanwhile
-            continue
-    return total / 1024
+    engine = psutil.Process(root)
+    for process in [engine, *engine.children(recursive=True)]:
+        with contextlib.suppress(psutil.NoSuchProcess, OSError, StopIteration):  # it ended meanwhile
+            if not is_worker(process.pid):
+                try:
+                    total += process.memory_full_info().pss
+                except psutil.AccessDenied:
+                    total += process.memory_info().rss
+    return total / 2**20
 
 
 def run_week(folder: Path, number: int, out: Path, jobs: int, level: str) -> dict[str, Any]:
@@ -94,8 +77,9 @@ def run_week(folder: Path, number: int, out: Path, jobs: int, level: str) -> dic
                 file.seek(at)
                 new = file.read()
             done, at = done + new.count(b"\n"), at + len(new)
-        if done:
-            samples.append((done, memory_mib(process.pid)))
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if done:
+                samples.append((done, memory_mib(process.pid)))
         time.sleep(0.5)
     text = process.stdout.read() if process.stdout else ""
     if process.returncode:
