@@ -323,12 +323,13 @@ class Course:
         """The task of that id, such as "4.2".
 
         Raises:
-            ManifestError: there is no such task; the message says which exist.
+            ManifestError: there is no such task; the message says which the week has.
         """
         tasks = {task.id: task for week in self.weeks for task in week.tasks}
         if task_id not in tasks:
-            known = ", ".join(tasks) or "no tasks yet"
-            raise ManifestError(f"there is no task {task_id}; the course has {known}")
+            week = task_id.partition(".")[0]
+            known = [known for known in tasks if known.partition(".")[0] == week] or tasks or ["no tasks yet"]
+            raise ManifestError(f"there is no task {task_id}; there are {', '.join(known)}")
         return tasks[task_id]
 
 

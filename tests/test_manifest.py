@@ -30,6 +30,7 @@ DELETE = object()
 OPTIONAL = {"limits", "question", "review", "stretch", "task", "written"}  # keys of a week or of a task
 COUNT = len(RAW["week"])
 TASKS = ", ".join(task["id"] for week in RAW["week"] for task in week.get("task", []))
+WEEK_4 = ", ".join(task["id"] for task in RAW["week"][3]["task"])
 
 Keys = tuple[str | int, ...]
 
@@ -350,8 +351,8 @@ def test_limits_of_a_task_are_its_own_over_the_weeks_over_the_courses() -> None:
     [
         (lambda course: course.week(99), f"there is no week 99; the course has weeks 1 to {COUNT}"),
         (lambda course: course.week(0), f"there is no week 0; the course has weeks 1 to {COUNT}"),
-        (lambda course: course.task("4.98"), f"there is no task 4.98; the course has {TASKS}"),
-        (lambda course: course.task("4\n2"), f"there is no task 4 2; the course has {TASKS}"),
+        (lambda course: course.task("4.98"), f"there is no task 4.98; there are {WEEK_4}"),
+        (lambda course: course.task("4\n2"), f"there is no task 4 2; there are {TASKS}"),
     ],
 )
 def test_asking_for_what_does_not_exist_says_what_does(ask: Callable[[Course], object], answer: str) -> None:

@@ -195,7 +195,7 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         ("chek 2", "参数 COMMAND：不能是 'chek'"),
         ("check two", "autograder: “two”既不是周次（如 4），也不是任务（如 4.2）"),
         ("check 99", "autograder: 没有第 99 周；课程有第 1 至 12 周"),
-        ("check 2.9", "autograder: 没有任务 2.9；课程有 1.1, 1.2"),
+        ("check 2.9", "autograder: 没有任务 2.9；有 2.1, 2.2"),
         ("hint 2", "autograder: 提示针对单个任务：autograder hint 2.1"),
         ("hint 2.1 --stage 4", "参数 --stage：不能是 4（可选：1, 2, 3）"),
         ("watch", "autograder watch: 缺少参数"),
