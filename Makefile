@@ -25,7 +25,7 @@ selftest: setup
 nightly: setup
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[fuzz,postgres]"
 	NIGHTLY=1 OMP_NUM_THREADS=1 .venv/bin/python -m pytest tests/test_bank.py tests/test_rewrites.py tests/test_notebooks.py \
-		tests/test_release.py tests/test_forgers.py tests/test_fairness.py tests/test_faults.py tests/week*/test_notebook.py \
+		tests/test_release.py tests/test_forgers.py tests/test_fairness.py tests/test_faults.py tests/test_home.py tests/week*/test_notebook.py \
 		tests/browser tests/postgres
 	OMP_NUM_THREADS=1 .venv/bin/python scripts/fuzz.py --seconds 180
 	OMP_NUM_THREADS=1 .venv/bin/python -m tests.seeds --seeds 1000

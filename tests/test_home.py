@@ -12,12 +12,14 @@ from pathlib import Path
 import pytest
 
 from autograder import cli, guard, home
+from autograder.judge.runner import reference_stub
 from autograder.manifest import Week, load
 from tests.conftest import ROOT
 
 WEEK2 = load().week(2)
 REFERENCE = (ROOT / "solutions" / "week02" / WEEK2.stub).read_text(encoding="utf-8")
 RIGHT = "import numpy as np\n\n\ndef truncated_svd(W, rank):\n"
+NIGHTLY = os.environ.get("NIGHTLY") == "1"
 LAZY = "class LoRALinear:\n    def __init__(self, *args, **kwargs):\n        import peft\n"
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
@@ -56,6 +58,14 @@ def test_check_says_so(tmp_path, capsys: pytest.CaptureFixture[str], monkeypatch
     assert cli.main(["check", "4.1", "--file", str(stub)]) == 1
     said = capsys.readouterr().out
     assert "peft cannot be imported in week 4" in said and "0 of 25 points" in said
+
+
+@pytest.mark.parametrize("week", [w for w in load().weeks if w.tasks and (NIGHTLY or w.number == 6)], ids=lambda w: w.folder)
+def test_the_reference_passes_in_a_process_of_its_own(week: Week) -> None:
+    """As a student's does: here other tests have imported much that a week hides."""
+    words = [sys.executable, "-m", "autograder", "check", str(week.number), "--file", str(reference_stub(week))]
+    done = subprocess.run(words, env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "") and "FAIL" not in done.stdout
 
 
 def test_what_a_user_sets_for_pytest_is_not_for_the_checks(
