@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 _REMOTE = ("nfs", "cifs", "smb", "fuse.sshfs", "9p", "drvfs", "vboxsf")
 _POLL_SECONDS = 0.25
 _LOOK_MS = 1000  # even where changes are told
-_SETTLE_SECONDS = 0.05  # an editor may need a moment to write all of a file
-_EMPTY_MOMENTS = 10
+_SETTLE_SECONDS = 0.02  # an editor may need a moment to write all of a file
+_EMPTY_MOMENTS = 25
 _GONE_SECONDS = 1.0
 _OWNERS = (
     "copy", "functools", "itertools", "json", "math", "os", "random", "time", "numpy", "numpy.linalg", "numpy.random",
@@ -211,7 +211,7 @@ def _changes(folder: Path, poll: bool) -> Iterator[Callable[[], None]]:
         yield lambda: time.sleep(_POLL_SECONDS)
         return
     # What it tells is a hint and no more: contents are compared, and once a second even if it tells nothing.
-    told = watch(folder, recursive=False, step=20, rust_timeout=_LOOK_MS, yield_on_timeout=True, watch_filter=None)
+    told = watch(folder, recursive=False, step=10, rust_timeout=_LOOK_MS, yield_on_timeout=True, watch_filter=None)
     try:
         yield lambda: _hint(told)
     finally:
