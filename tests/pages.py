@@ -60,5 +60,9 @@ def formulas(text: str) -> set[str]:
 
 
 def shapes(svg: str) -> tuple[str, list[float]]:
-    """A drawing's text with its numbers taken out, and the numbers: another processor may differ in their last digits."""
+    """A drawing's text with its numbers taken out, and the numbers: another processor may differ in their last digits.
+
+    So may the names of clip paths, which are made of such numbers.
+    """
+    svg = re.sub(r"\bp[0-9a-f]{10}\b", "p#", svg)
     return re.sub(r"-?\d+\.\d+", "#", svg), [float(number) for number in re.findall(r"-?\d+\.\d+", svg)]

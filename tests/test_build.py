@@ -19,6 +19,7 @@ from tests.loading import load
 
 STUB = Path("exercises/week04/lora_linear.py")
 REFERENCE = Path("solutions/week04/lora_linear.py")
+CHECK = ("--check", "--week", "4")  # files of all weeks, references of one: `make lint` runs them all
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ def run(copy: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_repository_is_in_order(copy: Path) -> None:
-    result = run(copy, "--check")
+    result = run(copy, *CHECK)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "nothing to do" in run(copy).stdout
 
@@ -50,7 +51,7 @@ def test_drift_is_found_and_mended(copy: Path) -> None:
     (copy / "course/readings.md").write_text("old")
     lecture = copy / "course/week04/lecture.md"
     lecture.write_text(lecture.read_text(encoding="utf-8") + "\nMore.\n", encoding="utf-8")
-    result = run(copy, "--check")
+    result = run(copy, *CHECK)
     assert result.returncode == 1
     assert "course/readings.md is not what its source makes" in result.stdout
     assert "course/week04/lecture.zh.md was translated from another text of lecture.md" in result.stdout
@@ -58,7 +59,7 @@ def test_drift_is_found_and_mended(copy: Path) -> None:
     assert "syllabus.md is not what its source makes" in result.stdout
     assert f"wrote {STUB}" in run(copy).stdout
     run(copy, "--translated", "course/week04")
-    assert run(copy, "--check").returncode == 0
+    assert run(copy, *CHECK).returncode == 0
 
 
 def test_a_stub_that_somebody_edited_is_not_overwritten(copy: Path) -> None:
@@ -69,7 +70,7 @@ def test_a_stub_that_somebody_edited_is_not_overwritten(copy: Path) -> None:
     assert f"{STUB} was edited: it is not overwritten" in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
     assert (copy / STUB).read_text() == work
-    assert run(copy, "--check").returncode == 1
+    assert run(copy, *CHECK).returncode == 1
 
 
 def test_leaks_are_found_whatever_their_names(copy: Path) -> None:
@@ -81,7 +82,7 @@ def test_leaks_are_found_whatever_their_names(copy: Path) -> None:
         "Text\n\n```python\nm.base.weight.data += m.scaling * (m.lora_B.data @ m.lora_A.data)\n```\n"
     )
     (copy / "exercises" / "week04" / "extra.py").write_text("### BEGIN SOLUTION 4.1\n")
-    out = run(copy, "--check").stdout
+    out = run(copy, *CHECK).stdout
     assert "course/labs/copied.py:3 holds a piece of the solution (week04/lora_linear.py:" in out
     assert "course/notes.md:" in out
     assert "extra.py holds a solution marker" in out
@@ -109,7 +110,7 @@ def test_a_stub_that_earns_points_and_a_reference_that_does_not_are_found(copy: 
     source = "\n".join(lines)
     (copy / REFERENCE).write_text(source)
     run(copy)
-    result = run(copy, "--check")
+    result = run(copy, *CHECK)
     assert result.returncode == 1
     assert "solutions/week04/lora_linear.py: task 4.1 scores 87%, not 100% (start: " in result.stdout
     assert "exercises/week04/lora_linear.py: task 4.2 scores 100%, not 0%" in result.stdout

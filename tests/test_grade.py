@@ -22,6 +22,7 @@ from autograder.cli import main
 from autograder.judge.runner import reference_stub
 from autograder.manifest import Course, Week
 from autograder.sandbox import SandboxError
+from tests import faults
 from tests.conftest import ROOT
 
 FULL = 70
@@ -212,14 +213,12 @@ def test_a_changed_file_is_graded_again_and_a_seed_reproduces(tmp_path: Path, co
     assert [r["student"] for r in engine.grade(root, week, out, course, isolation=level).results] == ["a"]
 
 
-def test_killed_anywhere_and_run_again(tmp_path: Path, course: Course, week: Week, level: str) -> None:
+def test_killed_anywhere_and_run_again(tmp_path: Path, course: Course, level: str) -> None:
     """kill -9 after the first results: the same command completes the class, to the same totals as one whole run."""
-    root = tmp_path / "in"
-    for i, m in enumerate(bank.mutants(week, REFERENCE.read_text())[:20]):
-        hand_in(root, f"s{i:02d}", m.source)
+    root, week = faults.make_class(tmp_path / "in", 20), course.week(2)
     whole = engine.grade(root, week, tmp_path / "whole", course, seed=3, isolation=level)
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "autograder", "grade", str(root), "--week", "4", "--out", str(out), "--seed", "3"]
+    command = [sys.executable, "-m", "autograder", "grade", str(root), "--week", "2", "--out", str(out), "--seed", "3"]
     command += ["--isolation", level, "--quiet", "--jobs", "2"]
     process = subprocess.Popen(command, start_new_session=True)
     path = out / "results.jsonl"

@@ -90,7 +90,7 @@ def check(folder: Path, source: str, *options: str, capsys: pytest.CaptureFixtur
 
 BODIES = {
     "plain": "    while True:\n        pass\n",
-    "sleeping": "    import time\n    time.sleep(60)\n",
+    "sleeping": "    import time\n    time.sleep(5)\n",
     "bare except": "    import time\n    while True:\n        try: time.sleep(0.01)\n        except:\n            pass\n",
 }
 
