@@ -175,8 +175,8 @@ def watch_(options: argparse.Namespace) -> Iterator[Line | Missing]:
         with tempfile.TemporaryDirectory() as folder:
             stub = Path(folder) / week.stub
             shutil.copy(reference_stub(week), stub)
-            ours = statistics.median(seconds for _, seconds in watch._watch(week, stub, options.runs))
-            theirs = statistics.median(watch._check(week, stub)[1] for _ in range(options.runs))
+            ours = statistics.median(seconds for _, seconds in watch._watch(str(number), stub, options.runs))
+            theirs = statistics.median(watch._check(str(number), stub)[1] for _ in range(options.runs))
         yield Line(f"`watch`, week {number}, a save", ours, f"`check {number}`", theirs, 0.2)
 
 
