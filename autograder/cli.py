@@ -269,7 +269,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     selftest.add_argument("--week", type=int, help="this week alone (default: all that have tasks)")
     selftest.add_argument("--seed", type=int, default=0, help="what the inputs are drawn from (default 0)")
-    selftest.add_argument("--no-generated", action="store_true", help="leave out the generated mutants, which take longest")
+    some = selftest.add_mutually_exclusive_group()
+    some.add_argument("--no-generated", action="store_true", help="leave out the generated mutants, which take longest")
+    some.add_argument("--every", metavar="N", type=int, default=1, help="run one in N of the generated mutants (default: all)")
     selftest.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)")
     selftest.add_argument("--quiet", action="store_true", help="no progress bar")
     selftest.set_defaults(run=_selftest)
@@ -808,6 +810,8 @@ def _selftest(arguments: argparse.Namespace) -> int:
     from autograder import selftest
 
     tqdm.monitor_interval = 0  # no thread of its own: this process is forked
+    if arguments.every < 1:
+        raise UsageError("--every must be at least 1")
     mend = 0
     reports = []
     for week in weeks:
@@ -819,8 +823,8 @@ def _selftest(arguments: argparse.Namespace) -> int:
                 bar.total = total
                 bar.update(done - bar.n)
 
-            generated = not arguments.no_generated
-            report = selftest.run(week, arguments.seed, generated=generated, jobs=arguments.jobs, progress=progress)
+            every = 0 if arguments.no_generated else arguments.every
+            report = selftest.run(week, arguments.seed, every=every, jobs=arguments.jobs, progress=progress)
         print("\n".join(report.lines()))
         mend += len(report.problems)
         reports.append(report)

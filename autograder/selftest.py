@@ -103,12 +103,12 @@ class Report:
 
 
 def run(
-    week: Week, seed: int = 0, *, generated: bool = True, jobs: int = 2, progress: Callable[[int, int], None] = lambda *_: None
+    week: Week, seed: int = 0, *, every: int = 1, jobs: int = 2, progress: Callable[[int, int], None] = lambda *_: None
 ) -> Report:
     """Run everything that a week's bank and reference give rise to.
 
     Args:
-        generated: whether to run the generated mutants too; they are the most.
+        every: one in so many of the generated mutants is run, and all that are listed as equivalent; 0: none.
         progress: called with the number of answers done and of all.
 
     Raises:
@@ -117,20 +117,21 @@ def run(
     report = Report(week, seed)
     path = reference_stub(week)
     reference = path.read_text(encoding="utf-8")
-    every = tuple(t.id for t in week.tasks)
-    todo = [Job("right", "the reference", reference, every)]
+    tasks = tuple(t.id for t in week.tasks)
+    todo = [Job("right", "the reference", reference, tasks)]
     for stub in bank.alternatives(week):
-        todo.append(Job("right", f"alternative {stub.parent.name}", stub.read_text(encoding="utf-8"), every, beside=stub.parent))
+        todo.append(Job("right", f"alternative {stub.parent.name}", stub.read_text(encoding="utf-8"), tasks, beside=stub.parent))
     mutants = bank.mutants(week, reference)
     todo += [Job("mutant", m.name, m.source, (m.task,), m.misconception) for m in mutants]
     spellings = bank.heldout(week, reference)
     todo += [Job("heldout", h.name, h.source, (h.mutant.task,), h.mutant.misconception, h.beside) for h in spellings]
     spelt = {h.mutant.name for h in spellings}
     report.problems += [f"mutant {m.name} has no held-out spelling" for m in mutants if m.name not in spelt]
-    changes = generate(reference, path.name) if generated else []
-    equivalents = bank.equivalents(week) if generated else []
+    changes = generate(reference, path.name) if every else []
+    equivalents = bank.equivalents(week) if every else []
+    changes = [m for i, m in enumerate(changes) if i % every == 0 or any(_is(m, e) for e in equivalents)]
     for m in changes:
-        own_first = (m.task, *(t for t in every if t != m.task))
+        own_first = (m.task, *(t for t in tasks if t != m.task))
         todo.append(Job("generated", f"{m.where}:{m.line}", m.source, own_first))
 
     seen = _run_all(week, seed, todo, jobs, progress)
@@ -180,9 +181,7 @@ def _note(report: Report, job: Job, seen: Seen) -> None:
 def _weigh(report: Report, changes: Sequence[Generated], seen: Sequence[Seen], equivalents: list[bank.Equivalent]) -> None:
     used = set()
     for change, result in zip(changes, seen, strict=True):
-        match = next(
-            (e for e in equivalents if (e.where, e.before, e.after) == (change.where, change.before, change.after)), None
-        )
+        match = next((e for e in equivalents if _is(change, e)), None)
         if match is not None:
             used.add(match)
             if result.lost:
@@ -197,6 +196,10 @@ def _weigh(report: Report, changes: Sequence[Generated], seen: Sequence[Seen], e
         report.problems += [
             f"equivalents.toml: no such change of the reference: {e.where}: {e.after}" for e in equivalents if e not in used
         ]
+
+
+def _is(change: Generated, equivalent: bank.Equivalent) -> bool:
+    return (change.where, change.before, change.after) == (equivalent.where, equivalent.before, equivalent.after)
 
 
 def _percent(part: int, whole: int) -> str:

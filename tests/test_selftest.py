@@ -90,6 +90,11 @@ def test_survivors_and_missing_spellings(write: Write, monkeypatch: pytest.Monke
     assert any("+ the same" in line for line in report.lines())
 
 
+def test_one_in_so_many(write: Write) -> None:
+    found = [selftest.run(WEEK, seed=1, every=every, jobs=1) for every in (2, 0)]
+    assert [(report.generated, report.mutants, report.problems) for report in found] == [(1, 1, []), (0, 1, [])]
+
+
 def test_an_endless_loop_loses_points(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     endless = replace(generate(REFERENCE, WEEK.stub)[0], source=REFERENCE.replace("y = self.base(x)", "while True: x = x"))
     monkeypatch.setattr(selftest, "generate", lambda source, name: [endless])
@@ -100,5 +105,6 @@ def test_an_endless_loop_loses_points(write: Write, monkeypatch: pytest.MonkeyPa
 def test_the_command_says_what_it_cannot_do(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["selftest", "--week", "99"]) == 2
     assert cli.main(["selftest", "--jobs", "0"]) == 2
+    assert cli.main(["selftest", "--every", "0"]) == 2
     said = capsys.readouterr().err.splitlines()
-    assert len(said) == 2 and "99" in said[0] and "--jobs" in said[1]
+    assert len(said) == 3 and "99" in said[0] and "--jobs" in said[1] and "--every" in said[2]
