@@ -67,6 +67,14 @@ class Timed:
     wall: float
 
 
+def write_kernel(folder: Path, python: str) -> None:
+    """Make a folder for JUPYTER_PATH whose kernel runs this interpreter."""
+    kernel = folder / "kernels" / "python3"
+    kernel.mkdir(parents=True)
+    command = [python, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    (kernel / "kernel.json").write_text(json.dumps({"argv": command, "display_name": "Python 3", "language": "python"}))
+
+
 class Course:
     """The course's folder, with an assignment made by `nbgrader generate_assignment`.
 
@@ -77,10 +85,7 @@ class Course:
 
     def __init__(self, root: Path, week: Week, seed: int) -> None:
         self.root, self.week, self.seed = root, week, seed
-        kernel = root / "jupyter" / "kernels" / "python3"
-        kernel.mkdir(parents=True)
-        command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-        (kernel / "kernel.json").write_text(json.dumps({"argv": command, "display_name": "Python 3", "language": "python"}))
+        write_kernel(root / "jupyter", sys.executable)
         places = {"HOME": "home", "IPYTHONDIR": "ipython", "JUPYTER_PATH": "jupyter", "JUPYTER_DATA_DIR": "data"}
         places |= {"JUPYTER_CONFIG_DIR": "config", "JUPYTER_RUNTIME_DIR": "runtime"}
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"  # nbgrader runs alembic

@@ -5,8 +5,10 @@
     python benchmarks/peers.py grading --students 6 --otter PATH/TO/python
 
 Ratios are of CPU time (children waited for, system calls counted), the medians of runs that take turns, so that other work
-on the machine weighs on both sides alike. otter-grader is no dependency of the course: make it a virtual environment
-(`python -m venv --system-site-packages DIR; DIR/bin/pip install otter-grader`) and name its interpreter with --otter.
+on the machine weighs on both sides alike. otter-grader is no dependency of the course: make it a virtual environment that
+sees the course's packages, and name its interpreter with --otter:
+    python -m venv DIR && DIR/bin/pip install otter-grader
+    python -c "import site; print(site.getsitepackages()[0])" > DIR/lib/python3.11/site-packages/course.pth
 """
 
 from __future__ import annotations
@@ -234,7 +236,11 @@ def _otter(python: Path, root: Path, week: Week, course: nbgrader_course.Course,
             f'@test_case()\ndef test_task(env):\n    problems = env["_failures"]("{task.id}")\n'
             "    assert not problems, problems\n"
         )
-    environment = course.environment | {"PATH": f"{python.parent}{os.pathsep}{course.environment['PATH']}"}
+    nbgrader_course.write_kernel(root / "jupyter", str(python))
+    environment = course.environment | {
+        "PATH": f"{python.parent}{os.pathsep}{course.environment['PATH']}",
+        "JUPYTER_PATH": str(root / "jupyter"),
+    }
 
     def otter(*words: str) -> subprocess.CompletedProcess[str]:
         line = [str(python), "-m", "otter", *words]
