@@ -77,8 +77,8 @@ def run_week(folder: Path, number: int, out: Path, jobs: int, level: str) -> dic
                 file.seek(at)
                 new = file.read()
             done, at = done + new.count(b"\n"), at + len(new)
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if done:
+        if done:
+            with contextlib.suppress(psutil.NoSuchProcess):
                 samples.append((done, memory_mib(process.pid)))
         time.sleep(0.5)
     text = process.stdout.read() if process.stdout else ""

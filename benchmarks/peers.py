@@ -117,12 +117,12 @@ def watched_cpu(side: Side, every: float = 0.1) -> float:
     return time.process_time() - own + sum(seen.values())
 
 
-def medians(sides: Sequence[Side], runs: int, what: str) -> list[float]:
+def medians(sides: Sequence[Side], runs: int, what: str, measure: Callable[[Side], float] = cpu) -> list[float]:
     """The median of each side's runs; the sides take turns."""
     found: list[list[float]] = [[] for _ in sides]
     for _ in tqdm(range(runs), desc=what, unit=" run", leave=False):
         for side, times in zip(sides, found, strict=True):
-            times.append(cpu(side))
+            times.append(measure(side))
     return [statistics.median(times) for times in found]
 
 
@@ -285,7 +285,7 @@ def notebook(options: argparse.Namespace) -> Iterator[Line | Missing]:
         for student in students:
             course.hand_in(student, source, files)
         whole, start = course.autograde(len(students)), course.autograde(0)
-    mine = statistics.median(watched_cpu(ours) for _ in range(options.peers))
+    [mine] = medians([ours], options.peers, "labrun", watched_cpu)
     yield Line(name, mine, "`nbgrader autograde`", (whole.cpu - start.cpu) / len(students), 1)
 
 

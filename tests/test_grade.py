@@ -10,7 +10,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -216,11 +215,9 @@ def test_a_changed_file_is_graded_again_and_a_seed_reproduces(tmp_path: Path, co
 def test_killed_anywhere_and_run_again(tmp_path: Path, course: Course, level: str) -> None:
     """kill -9 after the first results: the same command completes the class, to the same totals as one whole run."""
     root, week = faults.make_class(tmp_path / "in", 20), course.week(2)
-    whole = engine.grade(root, week, tmp_path / "whole", course, seed=3, isolation=level)
+    whole = engine.grade(root, week, tmp_path / "whole", course, seed=faults.SEED, isolation=level)
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "autograder", "grade", str(root), "--week", "2", "--out", str(out), "--seed", "3"]
-    command += ["--isolation", level, "--quiet", "--jobs", "2"]
-    process = subprocess.Popen(command, start_new_session=True)
+    process = subprocess.Popen(faults.command(root, out, level, "--jobs", "2"), start_new_session=True)
     path = out / "results.jsonl"
     while not (path.exists() and path.read_bytes().count(b"\n") >= 3):
         assert process.poll() is None, "the run ended before it could be killed"

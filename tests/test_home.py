@@ -28,7 +28,7 @@ def test_hidden_packages_come_back(week: Week) -> None:
     assert "loralib" in week.hidden_packages
     with home.hidden_packages(week):
         for name in ("loralib", "loralib.layers"):
-            with pytest.raises(ModuleNotFoundError, match="loralib"):
+            with pytest.raises(ModuleNotFoundError, match="import of loralib halted|'loralib' is not a package"):
                 __import__(name)
         import json.tool  # noqa: F401
     with pytest.raises(ModuleNotFoundError, match="No module named 'loralib'"):
@@ -50,14 +50,11 @@ def test_check_says_so(tmp_path, capsys: pytest.CaptureFixture[str], monkeypatch
     for name in [n for n in sys.modules if n.partition(".")[0] == "peft"]:
         monkeypatch.delitem(sys.modules, name)  # another test may have imported it
     stub = tmp_path / "lora_linear.py"
-    stub.write_text("import peft\n")
-    assert cli.main(["check", "4.1", "--file", str(stub)]) == 1
-    said = capsys.readouterr().out
-    assert "peft cannot be imported in week 4" in said and "0 of 25 points" in said
-    stub.write_text(LAZY)
-    assert cli.main(["check", "4.1", "--file", str(stub)]) == 1
-    said = capsys.readouterr().out
-    assert "peft cannot be imported in week 4" in said and "0 of 25 points" in said
+    for source in ("import peft\n", LAZY):
+        stub.write_text(source)
+        assert cli.main(["check", "4.1", "--file", str(stub)]) == 1
+        said = capsys.readouterr().out
+        assert "peft cannot be imported in week 4" in said and "0 of 25 points" in said
 
 
 @pytest.mark.parametrize("week", [w for w in load().weeks if w.tasks and (NIGHTLY or w.number == 6)], ids=lambda w: w.folder)

@@ -42,7 +42,7 @@ SAID: dict[str, tuple[str, ...]] = {
     "watch.py": (),
 }  # fmt: skip
 MORE = {"over {} s", "a hint is for one task: {}"}  # of functions that say other things in both languages
-CODE = re.compile("`?(autograder|conda)\\b|cannot be imported in week$")
+CODE = re.compile("`?(autograder|conda)\\b")
 # Said on a check's page with the type of an exception before it, and a place in the student's file behind it.
 PAGES = {
     "os._exit({}) would end the process that checks your code": "SystemExit: ",
