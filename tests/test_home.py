@@ -28,7 +28,7 @@ def test_hidden_packages_come_back(week: Week) -> None:
     assert "loralib" in week.hidden_packages
     with home.hidden_packages(week):
         for name in ("loralib", "loralib.layers"):
-            with pytest.raises(ModuleNotFoundError, match="import of loralib halted|'loralib' is not a package"):
+            with pytest.raises(ModuleNotFoundError, match=r"import of loralib halted|'loralib' is not a package"):
                 __import__(name)
         import json.tool  # noqa: F401
     with pytest.raises(ModuleNotFoundError, match="No module named 'loralib'"):
