@@ -331,27 +331,20 @@ def _stubs(weeks: list[Week], zh: bool) -> Iterator[Finding]:
         try:
             ast.parse(path.read_bytes())
             good += 1
+        except FileNotFoundError:
+            told = f"{_shown(path)} 缺失" if zh else f"{_shown(path)} is missing"
+            yield Finding("missing", key, name, told, f"autograder start {week.number}")
         except OSError as error:
-            there = path.exists()
-            told = (
-                f"{_shown(path)}: {_why(error.strerror, zh)}"
-                if there
-                else f"{_shown(path)} 缺失"
-                if zh
-                else f"{_shown(path)} is missing"
-            )
-            restore = f"autograder start {week.number}"
-            remedy = ("检查文件权限" if zh else "see the file's permissions") if there else restore
-            yield Finding("missing", key, name, told, remedy)
+            told = f"{_shown(path)}: {_why(error.strerror, zh)}"
+            yield Finding("missing", key, name, told, "检查文件权限" if zh else "see the file's permissions")
         except SyntaxError as error:
             told = f"{_shown(path)}:{error.lineno or 0}: {_why(error.msg, zh)}"
             restore = f"autograder reset {week.number}"
             yield Finding("note", key, name, told, f"改正，或 {restore}" if zh else f"mend it, or {restore}")
         except (ValueError, RecursionError, MemoryError) as error:
             restore = f"autograder reset {week.number}"
-            yield Finding(
-                "note", key, name, f"{_shown(path)}: {error}", f"改正，或 {restore}" if zh else f"mend it, or {restore}"
-            )
+            told = f"{_shown(path)}: {error}"
+            yield Finding("note", key, name, told, f"改正，或 {restore}" if zh else f"mend it, or {restore}")
     if good:
         told = f"{good} 个，都是合法的 Python" if zh else f"{good}, valid Python"
         yield Finding("ok", "stubs", "代码文件" if zh else "stubs", told)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tests.guide import Copy, Ran
 
 ROOT = Path(__file__).parents[1]
+NIGHTLY = bool(os.environ.get("NIGHTLY"))  # make nightly: all of what `make test` tries a part of
 _PROBLEM = bwrap_problem()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -12,9 +11,9 @@ from autograder.build import regions, stub_source
 from autograder.judge import scoring
 from autograder.judge.runner import Runner, TaskRun, loopback, reference_stub
 from autograder.manifest import Task, Week, load
+from tests.conftest import NIGHTLY
 
 WEEKS = [week for week in load().weeks if week.tasks]
-NIGHTLY = bool(os.environ.get("NIGHTLY"))
 SEEDS = range(100, 110 if NIGHTLY else 101)
 SAMPLE = WEEKS[-1]  # any week does
 

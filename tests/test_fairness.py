@@ -14,10 +14,11 @@ import pytest
 from autograder import bank
 from autograder.judge.runner import Runner, loopback, reference_stub
 from autograder.manifest import load
+from tests.conftest import NIGHTLY
 
 ROOT = Path(__file__).parents[1]
-WEEKS = [week.number for week in load().weeks if week.tasks] if os.environ.get("NIGHTLY") else [2, 5]
-EVERY = 1 if os.environ.get("NIGHTLY") else 12  # of the mutants, every so many
+WEEKS = [week.number for week in load().weeks if week.tasks] if NIGHTLY else [2, 5]
+EVERY = 1 if NIGHTLY else 12  # of the mutants, every so many
 # What torch's own kernels, MKL, oneDNN, OpenBLAS and NumPy take instead of the best that the processor has.
 OLD = {
     "ATEN_CPU_CAPABILITY": "default",

@@ -27,9 +27,7 @@ from nbgrader.api import Gradebook
 from autograder import gradebook, nbcourse
 from autograder.manifest import Week
 from tests import faults
-from tests.conftest import ROOT
-
-NIGHTLY = os.environ.get("NIGHTLY") == "1"
+from tests.conftest import NIGHTLY, ROOT
 
 
 @pytest.fixture(scope="module")

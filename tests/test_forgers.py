@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 
 from autograder.manifest import Course
 from tests import forgers
+from tests.conftest import NIGHTLY
 
 FORGERS = ("replay", "zeros", "ones", "huge", "overflowing_squares", "tiny")
-NIGHTLY = os.environ.get("NIGHTLY") == "1"
 WEEKS = tuple(range(1, 13)) if NIGHTLY else (2, 12)
 # Tasks whose whole answer is no number that depends on the run, and why: docs/threat-model.md says so.
 NO_REPLAY_SHOWS = {

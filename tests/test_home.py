@@ -14,12 +14,11 @@ import pytest
 from autograder import cli, guard, home
 from autograder.judge.runner import reference_stub
 from autograder.manifest import Week, load
-from tests.conftest import ROOT
+from tests.conftest import NIGHTLY, ROOT
 
 WEEK2 = load().week(2)
 REFERENCE = (ROOT / "solutions" / "week02" / WEEK2.stub).read_text(encoding="utf-8")
 RIGHT = "import numpy as np\n\n\ndef truncated_svd(W, rank):\n"
-NIGHTLY = os.environ.get("NIGHTLY") == "1"
 LAZY = "class LoRALinear:\n    def __init__(self, *args, **kwargs):\n        import peft\n"
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 

@@ -14,11 +14,10 @@ from autograder import notebooks
 from autograder.judge import answers
 from autograder.manifest import Course
 from autograder.manifest import load as load_manifest
-from tests.conftest import ROOT
+from tests.conftest import NIGHTLY, ROOT
 from tests.notebooks import executed, run_cells, students_copy
 
 FOLDERS = list(notebooks.sources())
-NIGHTLY = bool(os.environ.get("NIGHTLY"))
 # Every fourth, the others in make nightly: scripts/test.sh leaves their own tests out as well.
 RUN = [folder for folder in FOLDERS if NIGHTLY or int(folder.removeprefix("week")) % 4 == 0]
 MOST_SECONDS = 120  # of CPU, one core; about a minute where nothing runs beside it

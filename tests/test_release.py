@@ -18,7 +18,7 @@ from autograder import UserError, bank, classroom, release
 from autograder.judge import recorded
 from autograder.judge import runner as judge
 from autograder.manifest import Course, load
-from tests.conftest import ROOT
+from tests.conftest import NIGHTLY, ROOT
 
 WEEK = 2
 
@@ -291,7 +291,7 @@ def test_classroom_50_gets_the_same_tests(assignment: Path, course: Course) -> N
         assert 1 <= test["timeout"] <= 600 and len(test["name"].encode()) <= 100
 
 
-ASKED = [w.number for w in load().weeks] if os.environ.get("NIGHTLY") else [WEEK, 12]
+ASKED = [w.number for w in load().weeks] if NIGHTLY else [WEEK, 12]
 
 
 @pytest.mark.parametrize("number", ASKED)

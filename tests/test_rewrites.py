@@ -21,6 +21,7 @@ from autograder.judge.runner import CHECKS, Runner, loopback, reference_stub
 from autograder.manifest import Week, load
 from autograder.rewrites import REWRITES, Variant, applicable, apply, draw
 from autograder.syntax import words
+from tests.conftest import NIGHTLY
 
 WEEKS = [week for week in load().weeks if list((CHECKS / week.folder).glob("test_*.py"))]
 REFERENCES = sorted(path for path in map(reference_stub, load().weeks) if path.exists())
@@ -29,7 +30,7 @@ SEEDS = 50
 
 def seeds(week: Week) -> range:
     """All 50 in the nightly run; otherwise four, other ones for each of twelve weeks: two halves of all rewrites, twice."""
-    if os.environ.get("NIGHTLY"):
+    if NIGHTLY:
         return range(SEEDS)
     first = 4 * (week.number % (SEEDS // 4))
     return range(first, first + 4)
@@ -38,7 +39,7 @@ def seeds(week: Week) -> range:
 # --- the property ---
 
 
-@pytest.mark.parametrize("week", WEEKS if os.environ.get("NIGHTLY") else WEEKS[1::2], ids=lambda week: week.folder)
+@pytest.mark.parametrize("week", WEEKS if NIGHTLY else WEEKS[1::2], ids=lambda week: week.folder)
 def test_a_rewritten_reference_keeps_full_marks(week: Week, tmp_path: Path) -> None:
     source = reference_stub(week).read_text(encoding="utf-8")
     drawn: set[str] = set()
