@@ -458,7 +458,7 @@ def test_round_trip(student, oracle, rng):
                 {"rank": 2 * settings["rank"], "alpha": 2 * settings["alpha"]},
             ):  # fmt: skip
                 other = student.LoRAConfig(**(settings | change))
-                what = "equality with a configuration of another " + " and ".join(change)
+                what = f"equality with a configuration of another {' and '.join(change)}"
                 equal(student.probe("week03.equal", config, other), False, what)
 
 
@@ -614,7 +614,7 @@ def test_saved_memory(student, oracle, rng):
 def test_any_layer(student, oracle, rng):
     """Every module with the two factors as Parameters of its own is a LoRA layer, frozen or not, and no other is."""
     for kind in ("frozen", "other classes", "modules of these names"):
-        with at(f"a model that is {kind}" if kind == "frozen" else f"a model with {kind}"):
+        with at("a model that is frozen" if kind == "frozen" else f"a model with {kind}"):
             compare_tensors(student, oracle, rng, kind)
     own = own_config(student, oracle)
     for kind in ("other classes", "modules of these names"):
