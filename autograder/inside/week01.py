@@ -22,6 +22,9 @@ def network(
     buffers: dict[str, tuple[int, ...]],
     device: str = "cpu",
     dtype: str = "float32",
+    sliced: list[str] | None = None,
+    training: bool = True,
+    gradients: bool = False,
 ) -> nn.Module:
     """A model that has parameters at these dotted names, all zero, and computes nothing.
 
@@ -30,12 +33,19 @@ def network(
         frozen: names of those that do not train.
         tied: further names, and the name of the parameter, or of the module, that stands there as well.
         buffers: shapes of buffers by their names.
+        sliced: names of those that are every second row of a larger tensor.
+        training: the mode of the modules.
+        gradients: whether those that train have a gradient.
     """
     like = {"device": device, "dtype": getattr(torch, dtype)}
     root = nn.Module()
     for name, shape in shapes.items():
         parent, leaf = _place(root, name)
-        parent.register_parameter(leaf, nn.Parameter(torch.zeros(shape, **like), requires_grad=name not in frozen))
+        data = torch.zeros((2 * shape[0], *shape[1:]), **like)[::2] if name in (sliced or ()) else torch.zeros(shape, **like)
+        parameter = nn.Parameter(data, requires_grad=name not in frozen)
+        if gradients and parameter.requires_grad:
+            parameter.grad = torch.ones_like(parameter)
+        parent.register_parameter(leaf, parameter)
     for name, shape in buffers.items():
         parent, leaf = _place(root, name)
         parent.register_buffer(leaf, torch.zeros(shape, **like))
@@ -43,7 +53,7 @@ def network(
         parent, leaf = _place(root, name)
         source, last = _place(root, other)
         setattr(parent, leaf, getattr(source, last))
-    return root
+    return root.train(training)
 
 
 def _place(root: nn.Module, name: str) -> tuple[nn.Module, str]:
@@ -100,6 +110,7 @@ class Stack(nn.Module):
             self.layers = nn.ModuleList(row)
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, width + 1)
+        self.bias = nn.Parameter(torch.zeros(width + 1)) if kind == "odd names" else None
         self.__dict__["row"] = row  # not a submodule, so no further names
         if kind == "no bias":
             for module in list(self.modules()):
@@ -108,13 +119,14 @@ class Stack(nn.Module):
         if kind == "shared":
             self.embed.weight = row[-1].out.weight
             row[0].norm.bias = row[0].norm.weight
+            self.norm.weight = row[-1].norm.bias
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.embed(x)
         for block in self.__dict__["row"]:
             x = block(x)
         result: Tensor = self.head(self.norm(x))
-        return result
+        return result if self.bias is None else result + self.bias
 
 
 @builder
@@ -122,9 +134,10 @@ def stack(seed: int, width: int, blocks: int, kind: str = "plain", frozen: str =
     """A float64 model of blocks, its parameters drawn by NumPy's generator.
 
     Args:
-        kind: "plain"; "odd names": see Block; "no bias"; "nested": the blocks stand at `body.h`, and `layers` has one more,
-            in front of them; "shared": the embedding's weight is that of the last block's `out`, and the first block's
-            norm has one Parameter as weight and as bias.
+        kind: "plain"; "odd names": see Block, and the model has a bias of its own; "no bias"; "nested": the blocks stand at
+            `body.h`, and `layers` has one more, in front of them; "shared": the embedding's weight is that of the last
+            block's `out`, the first block's norm has one Parameter as weight and as bias, and the bias of the last
+            block's norm is the final norm's weight.
         frozen: "none"; "all"; "half": every second parameter, by name.
     """
     model = Stack(width, blocks, kind).double()
@@ -161,6 +174,16 @@ def _plain(value: Any) -> Any:
 @probe
 def keys(result: dict[str, Any]) -> list[str]:
     return sorted(result)
+
+
+@probe
+def states(model: nn.Module) -> list[str]:
+    """The training mode of every module, and of every parameter its dtype and whether it has a gradient."""
+    modes = [f"{name or 'model'}: {'training' if module.training else 'evaluation'}" for name, module in model.named_modules()]
+    return modes + [
+        f"{name}: {parameter.dtype}, {'no' if parameter.grad is None else 'a'} gradient"
+        for name, parameter in model.named_parameters()
+    ]
 
 
 @probe

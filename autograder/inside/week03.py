@@ -32,7 +32,7 @@ class Adapted(nn.Module):
         else:
             self.lora_A = nn.Parameter(torch.empty(rank, into))
             self.lora_B = nn.Parameter(torch.empty(out, rank))
-        self.lora_bias = nn.Parameter(torch.empty(out)) if kind == "similar names" else 0.0
+        self.lora_bias: nn.Parameter | float = nn.Parameter(torch.empty(out)) if kind == "similar names" else 0.0
 
     def forward(self, x: Tensor) -> Tensor:
         down: Any = self.lora_A
@@ -43,6 +43,18 @@ class Adapted(nn.Module):
             inner = F.linear(torch.sin(F.linear(x, down)), up)
         result: Tensor = self.base(x) + torch.tanh(self.scaling * inner) + self.lora_bias
         return result
+
+
+class Inherited(nn.Linear):
+    """Factors in a Linear itself, not beside one."""
+
+    def __init__(self, into: int, out: int, rank: int, alpha: float) -> None:
+        super().__init__(into, out)
+        self.alpha, self.scaling = alpha, 1.0
+        self.lora_B, self.lora_A = nn.Parameter(torch.empty(out, rank)), nn.Parameter(torch.empty(rank, into))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + torch.tanh(self.scaling * F.linear(torch.sin(F.linear(x, self.lora_A)), self.lora_B))
 
 
 class Block(nn.Module):
@@ -62,11 +74,17 @@ class Net(nn.Module):
         super().__init__()
 
         def layer(into: int, out: int) -> nn.Module:
-            return nn.Linear(into, out) if kind == "no factors" else Adapted(into, out, rank, alpha, kind)
+            if kind in ("other classes", "modules of these names"):
+                return Inherited(into, out, rank, alpha)
+            if kind == "no factors":
+                return nn.Linear(into, out)
+            return Adapted(into, out, rank + (kind == "two ranks" and out > into), alpha, kind)
 
         self.embed = nn.Embedding(vocabulary, width)
         # The names are not in the order of the alphabet.
         self.block = nn.ModuleDict({name: Block(width, layer, kind) for name in (["1"] if kind == "one block" else ["1", "0"])})
+        if kind == "modules of these names":
+            self.block["0"].out = Adapted(2 * width + 1, width, rank, alpha, "names of peft")  # no LoRA layer: it has modules
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, vocabulary)
         if kind == "shared":
@@ -88,10 +106,71 @@ def net(seed: int, kind: str, vocabulary: int = 5, width: int = 4, rank: int = 2
     Args:
         kind: "one block" or "two blocks", of layers q and v with factors; "no factors"; "names of peft": the factors are the
             weights of modules; "similar names": there are parameters whose names begin like a factor's; "shared": a layer
-            at two names, and tied embeddings; "frozen": nothing is trainable.
+            at two names, and tied embeddings; "frozen": nothing is trainable; "other classes": the layers are Linears
+            with factors of their own; "modules of these names": one more module has factors that are modules, so that it is
+            no such layer; "two ranks": v has one more than q.
     """
     model = _drawn(Net(kind, vocabulary, width, rank, alpha).double(), seed)
     return model.requires_grad_(kind != "frozen")
+
+
+@builder
+def places(shapes: dict[str, tuple[int, ...]], tied: dict[str, str]) -> nn.Module:
+    """A model that computes nothing and has parameters at these dotted names, in this order, none of them trainable.
+
+    Args:
+        tied: names, among those of `shapes`, and the earlier name whose Parameter stands there.
+    """
+    root = nn.Module()
+    made: dict[str, nn.Parameter] = {}
+    for name, shape in shapes.items():
+        *path, leaf = name.split(".")
+        parent = root
+        for step in path:
+            if step not in parent._modules:
+                parent.add_module(step, nn.Module())
+            parent = parent.get_submodule(step)
+        made[name] = made[tied[name]] if name in tied else nn.Parameter(torch.zeros(shape))
+        parent.register_parameter(leaf, made[name])
+    return root.requires_grad_(False)
+
+
+@builder
+def on_meta(shape: tuple[int, ...], dtype: str) -> Tensor:
+    """A tensor on the meta device, which has a shape and no data."""
+    return torch.empty(shape, dtype=getattr(torch, dtype), device="meta")
+
+
+@probe
+def kind_of(result: Tensor) -> list[str]:
+    """A tensor's device, dtype and shape."""
+    return [result.device.type, str(result.dtype), str(tuple(result.shape))]
+
+
+@probe
+def with_gradient(model: nn.Module) -> list[str]:
+    """The names of the parameters that have a gradient, be it zero."""
+    return sorted(name for name, parameter in model.named_parameters() if parameter.grad is not None)
+
+
+@probe
+def states(model: nn.Module, factors: bool) -> list[str]:
+    """All that a model is, in lines: the modes of its modules, and each parameter's dtype, flag, gradient and values.
+
+    Args:
+        factors: whether the values of factors are told, and alpha and scaling of the layers that have some.
+    """
+    found = []
+    for name, module in model.named_modules(remove_duplicate=False):
+        found.append(f"{name or 'model'}: {'training' if module.training else 'evaluation'}")
+        if factors and hasattr(module, "scaling"):
+            found.append(f"{name}: alpha {module.alpha}, scaling {module.scaling}")
+    for name, p in model.named_parameters(remove_duplicate=False):
+        gradient = "no" if p.grad is None else f"{p.grad.double().sum():.15g}"
+        found.append(f"{name}: {p.dtype}, {'trainable' if p.requires_grad else 'frozen'}, gradient {gradient}")
+        if factors or "lora_" not in name:
+            found.append(f"{name}: sum {p.detach().double().sum():.15g}")
+    return found
 
 
 @builder
@@ -133,6 +212,12 @@ def written(folder: str) -> dict[str, np.ndarray]:
     """The bytes of every file in a folder, by its path from there; none if there is no such folder."""
     files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): np.frombuffer(path.read_bytes(), np.uint8) for path in files}
+
+
+@builder
+def kept(value: dict[str, Any]) -> dict[str, Any]:
+    """A dict that stays in the worker, so that it can be looked at again after a call."""
+    return value
 
 
 @probe
@@ -231,7 +316,7 @@ class Reader(nn.Module):
     def forward(self, embeds: Tensor, mask: Tensor) -> Tensor:
         x = embeds + self.place[: embeds.shape[1]]
         scores = self.mix(x) @ x.transpose(-1, -2)
-        weights = scores.masked_fill(~mask.bool()[:, None], float("-inf")).softmax(-1)
+        weights = scores.masked_fill(~mask[:, None], float("-inf")).softmax(-1)
         return torch.tanh(x + weights @ x)
 
 

@@ -54,7 +54,7 @@ def near(got: dict[str, float], want: dict[str, float], name: str, rtol: float =
 COUNTS = ("total", "trainable", "frozen")
 
 
-def spec(shapes: dict, frozen=(), tied: dict | None = None, buffers: dict | None = None, **like: str) -> dict[str, Any]:
+def spec(shapes: dict, frozen=(), tied: dict | None = None, buffers: dict | None = None, **like: Any) -> dict[str, Any]:
     return {"shapes": shapes, "frozen": list(frozen), "tied": tied or {}, "buffers": buffers or {}, **like}
 
 
@@ -153,6 +153,21 @@ def counted_twice(lib: Session, model: dict) -> tuple[dict[str, float], list[str
     return again, lib.names_of("trainable_names", built)
 
 
+def counted_then_frozen(lib: Session, model: dict) -> dict[str, float]:
+    built = lib.build("week01.network", **model)
+    lib.count_parameters(built)
+    built.requires_grad_(False)
+    return in_dict(lib, lib.count_parameters(built), COUNTS, "count_parameters(model)")
+
+
+def states(lib: Session, model: dict, training: bool) -> tuple[list[str], list[str]]:
+    """What a count finds of a model after a backward pass, and what it leaves."""
+    built = lib.build("week01.network", **model, training=training, gradients=True)
+    before = lib.names_of("week01.states", built)
+    lib.count_parameters(built)
+    return before, lib.names_of("week01.states", built)
+
+
 @check("1.1", weight=1)
 def test_counting_changes_nothing(student, oracle, rng):
     """The model is not changed, so a second count gives the same."""
@@ -162,6 +177,26 @@ def test_counting_changes_nothing(student, oracle, rng):
     want, want_names = oracle(counted_twice, model)
     exact(got, want, "the second count_parameters(model)")
     equal(names, want_names, "the list of trainable parameters afterwards")
+
+
+@check("1.1", weight=1, tier="advanced")
+def test_counting_leaves_states(student, oracle, rng):
+    """Training mode, dtypes and gradients are after a count what they were before it."""
+    a, b, c = sizes(rng, 3)
+    model = spec({"q.weight": (a, b), "q.bias": (a,), "v.weight": (c, b)}, ["v.weight"], dtype="bfloat16")
+    for training in (True, False):
+        with at("a model in training mode" if training else "a model in evaluation mode"):
+            before, after = states(student, model, training)
+            equal(after, before, "the list of training modes, dtypes and gradients")
+
+
+@check("1.1", weight=1, tier="advanced")
+def test_counted_anew(student, oracle, rng):
+    """Every call counts the model as it is then: one that was counted and is frozen afterwards has nothing that trains."""
+    a, b, c = sizes(rng, 3)
+    model = spec({"q.weight": (a, b), "q.bias": (a,), "v.weight": (c, b)})
+    with at("a model that is counted, frozen and counted again"):
+        exact(counted_then_frozen(student, model), oracle(counted_then_frozen, model), "count_parameters(model)")
 
 
 @check("1.1", weight=1, tier="advanced")
@@ -176,6 +211,19 @@ def test_meta(student, oracle, rng):
     ):  # fmt: skip
         with at(f"a model of {dtype} on the device {device!r}, embed.weight of shape {sized['embed.weight']}"):
             model = spec(sized, frozen, tied, device=device, dtype=dtype)
+            exact(counts(student, model), oracle(counts, model), "count_parameters(model)")
+
+
+@check("1.1", weight=1, tier="advanced")
+def test_kinds_of_tensors(student, oracle, rng):
+    """Frozen integers, as a quantised layer has, are counted, and of a slice of a larger tensor only what it shows."""
+    a, b, c = sizes(rng, 3)
+    shapes = {"q.weight": (a, b), "k.weight": (c, b), "k.bias": (c,)}
+    for name, model in (
+        ("all parameters int8, none trains", spec(shapes, shapes, dtype="int8")),
+        ("q.weight and k.bias show every second row of a larger tensor", spec(shapes, sliced=["q.weight", "k.bias"])),
+    ):
+        with at(name):
             exact(counts(student, model), oracle(counts, model), "count_parameters(model)")
 
 
@@ -263,6 +311,15 @@ def test_rank_range(student, oracle, rng):
 def test_no_matrices(student, oracle, rng):
     """Without matrices there are 0 parameters."""
     compare_added(student, oracle, [], 2)
+
+
+@check("1.2", weight=1, tier="advanced")
+def test_large(student, oracle, rng):
+    """A count is exact, however large it is."""
+    # Odd, above 2**32 and below 2**53: no sum of 32 bits, neither of integers nor of floats, holds it, and a float does.
+    sides = [2 * int(side) + 1 for side in rng.integers(8000, 16000, 8)]
+    shapes = list(zip(sides[::2], [side + 1 for side in sides[1::2]], strict=True)) * 25
+    compare_added(student, oracle, shapes, 4095)
 
 
 @check("1.2", weight=1, tier="advanced")
@@ -449,7 +506,10 @@ def test_nothing_drawn(student, oracle, rng):
 @check("1.4", weight=1)
 def test_energy_refuses(student, oracle, rng):
     """Negative hours, power or intensity, or a pue below 1, is a ValueError."""
-    for call in ((-1.0, 400.0, 1.2, 300.0), (24.0, -400.0, 1.2, 300.0), (24.0, 400.0, 0.99, 300.0), (24.0, 400.0, 1.2, -300.0)):
+    for call in (
+        (-1.0, 400.0, 1.2, 300.0), (24.0, -400.0, 1.2, 300.0), (24.0, 400.0, 0.99, 300.0), (24.0, 400.0, 1.2, -300.0),
+        (-1.0, -400.0, 1.2, 300.0), (-1.0, 0.0, 1.2, 300.0), (24.0, 400.0, 0.0, 300.0),
+    ):  # fmt: skip
         with at(f"training_energy({', '.join(map(str, call))})"):
             student.raises("ValueError", act=lambda call=call: student.training_energy(*call))
 
@@ -497,6 +557,7 @@ def test_last_n(student, oracle, rng):
     compare_selected(student, oracle, rng, "last_n")
     for n in (2, BLOCKS):
         compare_selected(student, oracle, rng, "last_n", n)
+    compare_selected(student, oracle, rng, "last_n", 2, kind="odd names")  # blocks that have parameters of their own
 
 
 @check("1.5", weight=2)
@@ -518,6 +579,14 @@ def test_other_place(student, oracle, rng):
     """`blocks` says where the blocks stand, by a dotted name."""
     for n in (1, 2):
         compare_selected(student, oracle, rng, "last_n", n, "body.h", kind="nested")
+    compare_selected(student, oracle, rng, "last_n", 1, kind="nested")
+
+
+@check("1.5", weight=1)
+def test_not_used(student, oracle, rng):
+    """With "bias", n and blocks are not used, so any will do."""
+    for n, blocks in ((BLOCKS + 97, "layers"), (-1, "layers"), (1, "encoder.h")):
+        compare_selected(student, oracle, rng, "bias", n, blocks)
 
 
 @check("1.5", weight=1, tier="advanced")

@@ -19,7 +19,7 @@ from autograder.judge.files import open_json, open_tensors
 # --- task 3.1 ---
 
 # in_features, out_features, rank, alpha; smallest first, so the first that fails is the smallest that fails
-LADDER = ((2, 3, 1, 1.5), (3, 5, 2, 3.0), (7, 4, 3, 5.0), (5, 6, 4, -2.0))
+LADDER = ((2, 3, 1, 1.5), (3, 5, 2, 3.0), (7, 4, 3, 5.0), (5, 6, 4, -2.0), (4, 3, 2, 0.0))
 
 
 def draw_factors(rng, in_features: int, out_features: int, rank: int) -> tuple[np.ndarray, np.ndarray]:
@@ -90,6 +90,20 @@ def test_delta_dtype(student, oracle, rng):
                 rtol=0,
                 atol=bound,
             )
+
+
+def place_of_delta(lib: Session, dtype: str, rslora: bool) -> list[str]:
+    A, B = (lib.build("week03.on_meta", shape=shape, dtype=dtype) for shape in ((2, 3), (5, 2)))
+    return lib.names_of("week03.kind_of", lib.lora_delta(A, B, 3.0, rslora))
+
+
+@check("3.1", weight=1, tier="advanced")
+def test_delta_device(student, oracle, rng):
+    """The update is made on the device of the factors, here the meta device, where a tensor has a shape and no data."""
+    for dtype, rslora in (("float32", False), ("bfloat16", True)):
+        with at(f"factors of dtype {dtype} on the device 'meta', rslora={rslora}"):
+            got, want = place_of_delta(student, dtype, rslora), oracle(place_of_delta, dtype, rslora)
+            equal(got, want, "device, dtype and shape of lora_delta(A, B, alpha)")
 
 
 @check("3.1", weight=1, tier="advanced")
@@ -180,6 +194,39 @@ def test_old_gradients(student, oracle, rng):
     """A gradient from before is dropped where a parameter is frozen, and stays at the factors."""
     with at("a model with the gradients of an earlier backward pass, and one step of an optimizer"):
         compare_learning(student, oracle, rng, "one block", 0)
+    with at("a model with the gradients of an earlier backward pass"):
+        got, want = graded(student), oracle(graded)
+        equal(got, want, "the list of parameters that have a gradient, be it zero")
+
+
+def graded(lib: Session) -> list[str]:
+    model, _ = marked(lib, 1, "one block", np.zeros((*TOKENS.shape, VOCABULARY)))
+    return lib.names_of("week03.with_gradient", model)
+
+
+# Factors at the root, deep inside, of one and of four dimensions; names that only resemble them; and Parameters of two
+# names, of which named_parameters() gives the first. All in the order in which a model has them: its own ones come first.
+PLACES = {
+    "lora_A": (2, 3), "lora_A_scale": (2,), "q.lora_B.default.0.inner.weight": (4, 2), "q.lora_b.weight": (4, 3),
+    "q.Lora_A.weight": (2, 4), "conv.lora_A.default": (2, 3, 1, 2), "ia3.lora_B.scale": (5,), "first.lora_B": (3, 2),
+    "first.weight": (3, 2), "second.weight": (2, 4), "second.lora_A": (2, 4),
+}  # fmt: skip
+TIED_PLACES = {"first.weight": "first.lora_B", "second.lora_A": "second.weight"}
+
+
+def placed(lib: Session) -> tuple[list[str], float]:
+    model = lib.build("week03.places", shapes=PLACES, tied=TIED_PLACES)
+    count = lib.number(lib.mark_only_lora_trainable(model))
+    return lib.names_of("trainable_names", model), count
+
+
+@check("3.2", weight=1, tier="advanced")
+def test_places(student, oracle, rng):
+    """A factor may stand anywhere and have any shape; of a shared one, the name in named_parameters() decides."""
+    with at(f"a model with {', '.join(f'{name} {shape}' for name, shape in PLACES.items())}"):
+        (names, number), (want_names, want) = placed(student), oracle(placed)
+        equal(names, want_names, "the list of trainable parameters")
+        equal(number, want, "what is returned")
 
 
 @check("3.2", weight=1, tier="advanced")
@@ -252,10 +299,22 @@ def test_target_modules(student, oracle, rng):
             equal(made(student, settings)["target_modules"], oracle(made, settings)["target_modules"], "target_modules")
 
 
+def made_of_iterator(lib: Session, names: list[str]) -> list[str]:
+    return lib.names(lib.LoRAConfig(target_modules=lib.build("generator", items=names)).target_modules)
+
+
+@check("3.3", weight=1, tier="advanced")
+def test_target_modules_once(student, oracle, rng):
+    """target_modules may be an iterator, which can be gone through only once."""
+    names = ["v", "q", "v"]
+    with at(f"target_modules of {names!r}, given as an iterator"):
+        equal(made_of_iterator(student, names), oracle(made_of_iterator, names), "target_modules")
+
+
 BAD = (
     {"rank": 0}, {"rank": -2}, {"rank": 2.5}, {"rank": 2.0}, {"alpha": 0}, {"alpha": -1.0}, {"alpha": float("inf")},
-    {"alpha": float("nan")}, {"dropout": 1.0}, {"dropout": -0.1}, {"target_modules": []}, {"target_modules": ["q", ""]},
-    {"target_modules": "q_proj"},
+    {"alpha": float("nan")}, {"dropout": 1.0}, {"dropout": -0.1}, {"dropout": float("nan")}, {"target_modules": []},
+    {"target_modules": ["q", ""]}, {"target_modules": "q_proj"},
 )  # fmt: skip
 
 
@@ -293,14 +352,17 @@ def test_refuses_alphas(student, oracle, rng):
 
 @check("3.3", weight=1)
 def test_refuses_dropouts(student, oracle, rng):
-    """A dropout outside [0, 1) is a ValueError, and 0 is none."""
-    refuse(student, *BAD[8:10])
+    """A dropout outside [0, 1) is a ValueError, and 0 and all below 1 are none."""
+    refuse(student, *BAD[8:11])
+    for settings in ({"dropout": 0}, {"dropout": 0.96875}):
+        with at(f"dropout={settings['dropout']}"):
+            compare_fields(made(student, settings), oracle(made, settings))
 
 
 @check("3.3", weight=1)
 def test_refuses_target_modules(student, oracle, rng):
     """target_modules that name nothing, hold an empty name, or are a plain str are a ValueError."""
-    refuse(student, *BAD[10:])
+    refuse(student, *BAD[11:])
 
 
 def preset(lib: Session, name: str) -> dict[str, Any]:
@@ -318,7 +380,7 @@ def test_presets(student, oracle, rng):
             demand(same is False, "two calls of preset() return one object\n  expected: a new object at every call")
             same = student.probe("same", first.target_modules, second.target_modules)
             demand(same is False, "two calls of preset() share one list of target_modules\n  expected: a new list at every call")
-    for name in ("huge", ""):
+    for name in ("huge", "", "Tiny"):
         with at(f"preset({name!r})"):
             student.raises("ValueError", act=lambda name=name: student.LoRAConfig.preset(name))
 
@@ -369,6 +431,19 @@ def test_from_peft(student, oracle, rng):
             compare_fields(from_peft(student, data), oracle(from_peft, data))
 
 
+@check("3.3", weight=1, tier="advanced")
+def test_from_peft_argument(student, oracle, rng):
+    """from_peft does not change the dict that it reads."""
+    given = {key: value for key, value in FULL.items() if key not in ("r", "lora_dropout")}
+    data = student.build("week03.kept", value=given)
+    student.LoRAConfig.from_peft(data)
+    after = student.probe("week03.plain", data)
+    demand(isinstance(after, dict), "data is not a dict afterwards\n  expected: a dict")
+    equal(sorted(after), sorted(given), "the list of keys of data afterwards")
+    for key, value in given.items():
+        equal(after[key], value, f"{key} in data afterwards")
+
+
 @check("3.3", weight=2)
 def test_round_trip(student, oracle, rng):
     """from_peft(config.to_peft()) equals config, for every field; configurations of other fields are not equal."""
@@ -378,15 +453,21 @@ def test_round_trip(student, oracle, rng):
             again = student.LoRAConfig.from_peft(config.to_peft())
             compare_fields(fields(student, again), oracle(made, settings))
             equal(student.probe("week03.equal", config, again), True, "from_peft(config.to_peft()) == config")
-            other = student.LoRAConfig(**{**settings, "alpha": 1.25})
-            equal(student.probe("week03.equal", config, other), False, "equality with a configuration of another alpha")
+            for change in (
+                {"alpha": 1.25}, {"dropout": 0.5}, {"target_modules": ["k"]}, {"rslora": not settings["rslora"]},
+                {"rank": 2 * settings["rank"], "alpha": 2 * settings["alpha"]},
+            ):  # fmt: skip
+                other = student.LoRAConfig(**(settings | change))
+                what = f"equality with a configuration of another {' and '.join(change)}"
+                equal(student.probe("week03.equal", config, other), False, what)
 
 
 @check("3.3", weight=2, tier="advanced")
 def test_from_peft_refuses(student, oracle, rng):
     """A file that is no LoRA adapter's, or asks for more than the class can express, is a ValueError."""
     changes = (
-        {"peft_type": "IA3"}, {"target_modules": "all-linear"}, {"target_modules": None}, {"bias": "all"}, {"use_dora": True},
+        {"peft_type": "IA3"}, {"target_modules": "all-linear"}, {"target_modules": None}, {"bias": "all"},
+        {"bias": "lora_only"}, {"use_dora": True},
         {"rank_pattern": {"q": 2}}, {"alpha_pattern": {"q": 2}}, {"modules_to_save": ["head"]}, {"r": 0}, {"lora_alpha": -1},
     )  # fmt: skip
     files = [(f"a file with {json.dumps(change)}", FULL | change) for change in changes]
@@ -428,8 +509,8 @@ def saved(
 ) -> tuple[list[str], dict[str, Any], Any]:
     """What save_adapter writes of a model: the names of the files, the tensors, and the configuration.
 
-    form: "str" or "Path", how the folder is passed; "again": a model was saved there before; "transposed": the factors lie
-    in memory column by column.
+    form: "str" or "Path", how the folder is passed; "again": a model was saved there before; "beside": the folder holds
+    another file; "transposed": the factors lie in memory column by column.
     """
     use_config(lib, own)
     model = lib.build("week03.net", seed=seed, kind=kind, rank=RANK, alpha=ALPHA)
@@ -439,23 +520,29 @@ def saved(
         A = np.arange(RANK * WIDTH, dtype=np.float64).reshape(RANK, WIDTH) / (seed % 7 + 1)
         layer.lora_A = lib.build("week03.transposed", factor=tensor(A))
     config = lib.LoRAConfig(**settings)
-    folder = lib.build("week03.folder", files={})
-    place: Any = folder.below
+    folder = lib.build("week03.folder", files={"notes.txt": np.arange(9, dtype=np.uint8)} if form == "beside" else {})
+    place: Any = folder.path if form == "beside" else folder.below
     if form == "again":
         lib.save_adapter(lib.build("week03.net", seed=seed + 1, kind=kind), lib.LoRAConfig(rank=RANK), place)
     lib.save_adapter(model, config, lib.build("week03.folder_path", folder=place) if form == "Path" else place)
     lib.flush()
     with lib.aside():  # bytes are no evidence: the order of tensors and the metadata are free
         files = lib.probe("week03.written", place)
-    lib.note(sorted(files))
+    names = [name for name, data in sorted(files.items()) if name != "notes.txt" or data.tobytes() == bytes(range(9))]
+    lib.note(names)
     tensors = open_tensors(files.get(WEIGHTS), WEIGHTS)
     lib.note(tensors)
     described = open_json(files.get(CONFIG), CONFIG)
     lib.note(described)
-    return sorted(files), tensors, described
+    return names, tensors, described
 
 
 SAVED = {"rank": RANK, "alpha": ALPHA, "dropout": 0.125, "target_modules": TARGETS}
+
+
+def both_saved(student, oracle, form: str) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    args = (own_config(student, oracle), 1, "one block", SAVED, "float64", form)
+    return saved(student, *args), oracle(saved, *args)
 
 
 def compare_tensors(student, oracle, rng, kind: str, dtype: str = "float64", form: str = "str") -> None:
@@ -496,6 +583,14 @@ def test_saved_again(student, oracle, rng):
     for form in ("Path", "again"):
         with at(f"the folder as a {form}" if form == "Path" else "a folder in which an adapter was saved before"):
             compare_tensors(student, oracle, rng, "one block", form=form)
+    with at("a folder in which an adapter was saved before"):
+        got, want = (described[2] for described in both_saved(student, oracle, "again"))
+        demand(isinstance(got, dict), f"{CONFIG} holds no JSON object\n  expected: an object")
+        equal(sorted(got), sorted(want), f"the list of keys in {CONFIG}")
+        compare_values(got, want, CONFIG)
+    with at("a folder that holds notes.txt"):
+        got, want = (described[0] for described in both_saved(student, oracle, "beside"))
+        equal(got, want, "the list of files in the folder")
 
 
 @check("3.4", weight=1, tier="advanced")
@@ -516,11 +611,62 @@ def test_saved_memory(student, oracle, rng):
 
 
 @check("3.4", weight=1, tier="advanced")
+def test_any_layer(student, oracle, rng):
+    """Every module with the two factors as Parameters of its own is a LoRA layer, frozen or not, and no other is."""
+    for kind in ("frozen", "other classes", "modules of these names"):
+        with at("a model that is frozen" if kind == "frozen" else f"a model with {kind}"):
+            compare_tensors(student, oracle, rng, kind)
+    own = own_config(student, oracle)
+    for kind in ("other classes", "modules of these names"):
+        files = adapter_files(*draw_adapter(student, oracle, rng, kind))
+        with at(f"a model with {kind}"):
+            args = (own, int(rng.integers(2**31)), kind, files)
+            close(loaded(student, *args)[0], oracle(loaded, *args)[0], "model(tokens) after load_adapter")
+
+
+def kept_states(lib: Session, own: bool, training: bool, files: dict[str, np.ndarray] | None) -> tuple[list[str], list[str]]:
+    """What a half-frozen model with gradients is before and after it is saved, or has loaded these files."""
+    use_config(lib, own)
+    model = lib.build("week03.net", seed=1, kind="one block", rank=RANK, alpha=ALPHA)
+    lib.probe("week03.backward", model, tensor(TOKENS), tensor(np.ones((*TOKENS.shape, VOCABULARY))))
+    model.head.requires_grad_(False)
+    model.train(training)
+    before = lib.names_of("week03.states", model, files is None)
+    if files is None:
+        lib.save_adapter(model, lib.LoRAConfig(**SAVED), lib.build("week03.folder", files={}).path)
+    else:
+        lib.load_adapter(model, lib.build("week03.folder", files=files).path)
+    return before, lib.names_of("week03.states", model, files is None)
+
+
+def compare_states(student, oracle, files: dict[str, np.ndarray] | None) -> None:
+    for training in (True, False):
+        with at(f"a model with training={training}, gradients, and a frozen head"):
+            before, after = kept_states(student, own_config(student, oracle), training, files)
+            changed = [f"{old} -> {new}" for old, new in zip(before, after, strict=False) if old != new]
+            equal(changed, [], "the list of what has changed in the model")
+            equal(len(after), len(before), "the number of modules and parameters")
+
+
+@check("3.4", weight=1, tier="advanced")
+def test_saving_changes_nothing(student, oracle, rng):
+    """Saving leaves the model as it was: modes, flags, gradients, dtypes and values."""
+    compare_states(student, oracle, None)
+
+
+@check("3.4", weight=1, tier="advanced")
+def test_loading_changes_nothing_else(student, oracle, rng):
+    """Loading changes the factors' values, alpha and scaling, and nothing else: no mode, flag, gradient, dtype or base weight."""
+    compare_states(student, oracle, adapter_files(*draw_adapter(student, oracle, rng, "one block")))
+
+
+@check("3.4", weight=1, tier="advanced")
 def test_save_refuses(student, oracle, rng):
     """A model without LoRA layers, or a configuration of another rank, is a ValueError, and nothing is written."""
     own = own_config(student, oracle)
-    for kind, rank in (("one block", 3), ("no factors", RANK)):
-        with at(f"a model with {kind}, config.rank={rank}, rank of the layers {RANK}"):
+    for kind, rank in (("one block", 3), ("no factors", RANK), ("two ranks", RANK), ("two ranks", RANK + 1)):
+        ranks = f"{RANK} and {RANK + 1}" if kind == "two ranks" else RANK
+        with at(f"a model with {kind}, config.rank={rank}, rank of the layers {ranks}"):
             use_config(student, own)
             model = student.build("week03.net", seed=1, kind=kind, rank=RANK)
             folder = student.build("week03.folder", files={})
@@ -544,7 +690,7 @@ def draw_adapter(student, oracle, rng, kind: str, dtype: str = "float64") -> tup
     """Tensors of the names and shapes that an adapter of such a model has, and peft's configuration of it."""
     shapes = {key: t.data.shape for key, t in oracle(saved, True, 1, kind, SAVED)[1].items()}
     tensors = {key: rng.standard_normal(shape).astype(dtype) for key, shape in shapes.items()}
-    return tensors, FULL | {"r": RANK, "lora_alpha": 5, "use_rslora": False, "target_modules": TARGETS}
+    return tensors, FULL | {"r": RANK, "lora_alpha": 5.5, "use_rslora": False, "target_modules": TARGETS}
 
 
 def loaded(
@@ -665,3 +811,11 @@ def test_other_configs_are_refused(student, oracle, rng):
         ((key, value),) = change.items()
         with at(f"a file with {key}: {json.dumps(value)}"):
             refused(student, oracle, adapter_files(tensors, config | change))
+    rows = {key: value.shape[-2:] for key, value in draw_adapter(student, oracle, rng, "two blocks")[0].items()}
+    for key in rows:  # v has one rank more than q
+        m, n = rows[key]
+        rows[key] = (m, n) if ".q." in key else (m + 1, n) if "lora_A" in key else (m, n + 1)
+    mixed = {key: rng.standard_normal(shape) for key, shape in rows.items()}
+    for rank in (RANK, RANK + 1):
+        with at(f"a model with two ranks, {RANK} and {RANK + 1}, a file of its shapes with r={rank}"):
+            refused(student, oracle, adapter_files(mixed, config | {"r": rank}), "two ranks")

@@ -209,6 +209,9 @@ def test_prompt_padding(student, oracle, rng):
         x, mask = padded(rng, 3, 4, 5, real)
         with at(f"examples of length {', '.join(map(str, real))}, padded to 4, a prompt of length 3"):
             close(pooled(student, seed, prompt, x, mask), oracle(pooled, seed, prompt, x, mask), "the mean hidden state")
+        with at(f"examples of length {', '.join(map(str, real))}, padded to 4 in front, a prompt of length 3"):
+            mask = mask[:, ::-1].copy()
+            close(pooled(student, seed, prompt, x, mask), oracle(pooled, seed, prompt, x, mask), "the mean hidden state")
 
 
 def prompt_start(lib: Session, init: np.ndarray) -> np.ndarray:
@@ -246,8 +249,8 @@ def test_prompt_learns(student, oracle, rng):
 
 @check("3.6", weight=1, tier="advanced")
 def test_prompt_backbone(student, oracle, rng):
-    """`backbone` is the very module that was passed in, and the prompt has the dtype of init."""
-    for dtype in ("float32", "float64"):
+    """`backbone` is the very module that was passed in, and prompt and output have the dtype of init."""
+    for dtype in ("float32", "float64", "bfloat16"):
         with at(f"init of dtype {dtype}"):
             backbone = student.build("week03.reader", seed=1, width=5)
             backbone.to(student.build("dtype", name=dtype))
@@ -297,25 +300,31 @@ def test_prefix_padding(student, oracle, rng):
         with at(f"examples of length {real[0]} and {real[1]}, padded to 4, 2 heads, a prefix of length 3"):
             args = (seed, 2, True, keys, values, x, mask)
             close(prefixed(student, *args), oracle(prefixed, *args), "the output at the real positions")
+        with at(f"examples of length {real[0]} and {real[1]}, padded to 4 in front, 2 heads, a prefix of length 3"):
+            args = (seed, 2, True, keys, values, x, mask[:, ::-1].copy())
+            close(prefixed(student, *args), oracle(prefixed, *args), "the output at the real positions")
 
 
 def prefix_gradients(lib: Session, keys: np.ndarray, values: np.ndarray, x: np.ndarray, g: np.ndarray) -> tuple[Any, ...]:
     tuning = lib.PrefixTuning(lib.build("week03.projections", seed=1, width=4, heads=2, bias=True), len(keys))
     write_all(lib, tuning, {"prefix_k": keys, "prefix_v": values})
     found = lib.probe("week03.gradients", tuning, [tensor(x)], tensor(g), ["prefix_k", "prefix_v"])
-    return sorted(found), [lib.array(found.get(n), f"the gradient of {n}", keys.shape) for n in ("prefix_k", "prefix_v")]
+    contract = ["prefix_k", "prefix_v"]
+    trains = lib.names_of("week03.trainable", tuning, contract)
+    return sorted(found), [lib.array(found.get(n), f"the gradient of {n}", keys.shape) for n in contract], trains
 
 
 @check("3.7", weight=2)
 def test_prefix_learns(student, oracle, rng):
-    """prefix_k and prefix_v get their gradients, and nothing of the attention does."""
+    """prefix_k and prefix_v get their gradients, and nothing else trains."""
     keys, values = (rng.standard_normal((3, 4)) for _ in range(2))
     x, g = rng.standard_normal((2, 5, 4)), rng.standard_normal((2, 5, 4))
-    names, got = prefix_gradients(student, keys, values, x, g)
-    want_names, want = oracle(prefix_gradients, keys, values, x, g)
+    names, got, trains = prefix_gradients(student, keys, values, x, g)
+    want_names, want, want_trains = oracle(prefix_gradients, keys, values, x, g)
     for name, mine, right in zip(("prefix_k", "prefix_v"), got, want, strict=True):
         close(mine, right, f"the gradient of {name}")
     equal(names, want_names, "the list of parameters that got a gradient")
+    equal(trains, want_trains, "the list of trainable parameters")
 
 
 @check("3.7", weight=1)
@@ -511,4 +520,6 @@ def test_scale_base(student, oracle, rng):
                 demand(same is True, "layer.base is not the layer that was passed in\n  expected: the same object")
                 equal(student.flag(layer.on_input), on_input, "on_input")
                 student.read(layer.scale, (5 if on_input else 4,), dtype)
+                if not on_input:
+                    equal(student.flag(student.IA3(base).on_input), False, "on_input where it is not passed")
                 student.read(layer(tensor(rng.standard_normal((2, 5)), dtype)), (2, 4), dtype, free=True)

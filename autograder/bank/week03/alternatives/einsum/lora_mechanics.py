@@ -62,7 +62,7 @@ class LoRAConfig:
             raise ValueError("rank")
         if not (self.alpha > 0 and self.alpha != float("inf")):
             raise ValueError("alpha")
-        if self.dropout < 0 or self.dropout >= 1:
+        if not 0 <= self.dropout < 1:
             raise ValueError("dropout")
         if type(self.target_modules) is str:
             raise ValueError("target_modules is one string")
