@@ -107,6 +107,19 @@ def given(value: Any) -> Any:
 
 
 @probe
+def elsewhere(fingerprint: Callable[[Any], Any], adapter: Any) -> bool:
+    """Whether a fingerprint stays the same where hash() gives other numbers, as Python's does in every process for texts."""
+    first, scope = fingerprint(adapter), getattr(fingerprint, "__globals__", {"hash": None})
+    if "hash" in scope:  # the student's own
+        return True
+    scope["hash"] = lambda value: hash(("elsewhere", value))
+    try:
+        return bool(fingerprint(adapter) == first)
+    finally:
+        del scope["hash"]
+
+
+@probe
 def state(model: nn.Module) -> dict[str, Any]:
     """What an attack has to leave alone: modes, and of each parameter its value, its gradient, whether it is trainable."""
     return {
@@ -119,5 +132,5 @@ def state(model: nn.Module) -> dict[str, Any]:
 
 @probe
 def pairs(found: list[Any]) -> list[Any]:
-    """Pairs of a token and a score, as lists."""
-    return [[int(token), float(score)] for token, score in found]
+    """Pairs of a token and a score, as lists; a score that is no float is what its type is called."""
+    return [[int(token), score if isinstance(score, float) else type(score).__name__] for token, score in found]

@@ -19,13 +19,26 @@ from tqdm import tqdm
 from autograder.inside.registry import builder, probe
 
 
+class Block(nn.Module):
+    """A layer inside a module that is no Sequential, in a dict of layers."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layers = nn.ModuleDict({"proj": layer})
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.layers["proj"](x)
+        return result
+
+
 class Head(nn.Module):
     """A network that is not a chain: a projection skips over the layers before it."""
 
     def __init__(self, cls: type[nn.Module], width: int) -> None:
         super().__init__()
         self.stem = cls(nn.Linear(width, width + 2), rank=2, alpha=3.0, dropout=0.4)
-        self.inner = nn.Sequential(nn.Tanh(), nn.Dropout(0.3), cls(nn.Linear(width + 2, width + 1, bias=False), 3, 12.0))
+        last = cls(nn.Linear(width + 2, width + 1, bias=False), 3, 12.0)
+        self.inner = nn.Sequential(nn.Tanh(), nn.Dropout(0.3), Block(last))
         self.skip = nn.Linear(width, width + 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -58,9 +71,9 @@ def table(values: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 @builder
-def updates(table: dict[str, Tensor]) -> list[Tensor]:
-    """The very tensors of a table, in a list."""
-    return list(table.values())
+def updates(table: dict[str, Tensor], turned: bool = False) -> list[Tensor]:
+    """The very tensors of a table, in a list; or such with the same entries whose first two sizes are strides exchanged."""
+    return [t.transpose(0, 1).contiguous().transpose(0, 1) if turned else t for t in table.values()]
 
 
 @builder

@@ -17,6 +17,10 @@ class Boom(Exception):
     """What a part raises that was built to fail."""
 
 
+class Halt(BaseException):
+    """What a part raises that is interrupted, as by Ctrl-C: no Exception."""
+
+
 def _draw(kind: str) -> float:
     if kind == "python":
         return random.gauss(0.0, 1.0)
@@ -36,28 +40,34 @@ class Parts:
 
     def tell(self, part: str, what: Any) -> None:
         self.log.append([part, what])
-        if part == self.fails:
-            raise Boom(part)
+        if part == self.fails.removesuffix("!"):
+            raise (Halt if self.fails.endswith("!") else Boom)(part)
 
     def data(self) -> dict[str, Any]:
         self.tell("data", None)
         return {"x": _draw(self.kind)}
 
-    def model(self, data: dict[str, Any], **options: Any) -> dict[str, Any]:
+    def model(self, data: dict[str, Any], /, **options: Any) -> dict[str, Any]:
         self.tell("model", copy.deepcopy(options))
-        model = {"data": data, "w": data["x"] + options["lr"] * _draw(self.kind) + len(options["layers"])}
-        options["layers"].append("seen")
+        layers = options.get("layers", [])
+        model = {"data": data, "w": data["x"] + options.get("lr", 0.5) * _draw(self.kind) + len(layers)}
+        layers.append("seen")
         return model
 
-    def loss(self, model: dict[str, Any], data: dict[str, Any]) -> float:
+    def loss(self, model: dict[str, Any], data: dict[str, Any], /) -> float:
         self.tell("loss", model["data"] is data)
         return float(model["w"] + 0.5 * _draw(self.kind))
 
-    def accuracy(self, model: dict[str, Any], data: dict[str, Any]) -> torch.Tensor:
+    def perplexity(self, model: dict[str, Any], data: dict[str, Any], /) -> float:
+        """Far from zero, as it is seen from its spread."""
+        self.tell("perplexity", model["data"] is data)
+        return float(1e6 + model["w"])
+
+    def accuracy(self, model: dict[str, Any], data: dict[str, Any], /) -> torch.Tensor:
         self.tell("accuracy", model["data"] is data)
         return torch.tensor([data["x"] - _draw(self.kind)], dtype=torch.float64)
 
-    def steps(self, model: dict[str, Any], data: dict[str, Any]) -> int:
+    def steps(self, model: dict[str, Any], data: dict[str, Any], /) -> int:
         self.tell("steps", model["data"] is data)
         return 7
 
@@ -123,7 +133,7 @@ def disturbed(function: Any, config: dict[str, Any]) -> list[str]:
     for kind in ("python", "numpy", "torch"):
         _draw(kind)  # two of the three keep a second normal number for later
     before = _states()
-    with contextlib.suppress(Boom):
+    with contextlib.suppress(Boom, Halt):
         function(config)
     after = _states()
     return sorted(name for name, state in before.items() if after[name] != state)

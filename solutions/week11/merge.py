@@ -167,6 +167,8 @@ def svd_compress(lora: LoRA, rank: int) -> LoRA:
     if not 1 <= rank <= len(A):
         raise ValueError(f"rank must be in [1, {len(A)}], not {rank}")
     U, S, Vh = torch.linalg.svd(_product(lora), full_matrices=False)
+    # A rank may be above the weight's own sizes: zeros follow.
+    U, S, Vh = nn.functional.pad(U, (0, rank)), nn.functional.pad(S, (0, rank)), nn.functional.pad(Vh, (0, 0, 0, rank))
     new_B = rank / len(A) * U[:, :rank] * S[:rank]  # makes up for alpha / rank
     return LoRA(Vh[:rank].to(A.dtype), new_B.to(B.dtype), alpha)
     ### END SOLUTION

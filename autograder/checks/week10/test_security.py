@@ -87,7 +87,8 @@ def regauged(rng, adapter: Adapter) -> Adapter:
 
 # --- task 10.1 ---
 
-LAYERS = {"layers.1": (3, 4), "layers.10": (3, 4), "layers.1.q": (5, 2), "v": (2, 3)}
+# Two of the names end in letters of ".lora_A", or hold ".lora_": only the last dot tells where a name ends.
+LAYERS = {"layers.1": (3, 4), "layers.10": (3, 4), "layers.1.q": (5, 2), "v": (2, 3), "attn.o": (2, 4), "net.lora_v": (4, 2)}
 # layers, mapping; smallest first
 MOVES = (
     (("v",), {"v": "w"}),
@@ -97,6 +98,8 @@ MOVES = (
     (("v", "layers.1"), {"v": "layers.1", "layers.1": "v"}),
     (("layers.1", "layers.10", "v"), {"layers.1": "layers.10", "layers.10": "blocks.2.q"}),
     (("layers.10", "layers.1", "layers.1.q", "v"), {"layers.1": "head", "v": "v", "layers.1.q": "layers.1"}),
+    (("attn.o", "v"), {"attn.o": "attn.out"}),
+    (("net.lora_v", "v"), {"net.lora_v": "net.v"}),
 )
 
 
@@ -111,9 +114,8 @@ def relocated(lib: Session, adapter: Adapter, mapping: dict[str, str], dtype: st
 @check("10.1", weight=4, gate=True)
 def test_moved(student, oracle, rng):
     """Both factors of every layer in the mapping stand under its new name, all moves at once, the others where they were."""
-    for (names, mapping), dtype in zip(
-        MOVES, ("float64", "float64", "float32", "float64", "float64", "bfloat16", "float64"), strict=True
-    ):
+    dtypes = ("float64", "float64", "float32", "float64", "float64", "bfloat16", "float64", "float64", "float64")
+    for (names, mapping), dtype in zip(MOVES, dtypes, strict=True):
         adapter = draw_adapter(rng, {name: LAYERS[name] for name in names})
         with at(f"the layers {list(names)}, mapping={mapping}"):
             got, want = (
@@ -149,7 +151,13 @@ def test_collisions(student, oracle, rng):
 def test_unknown_layers(student, oracle, rng):
     """A mapping that names a layer that the adapter has not is a ValueError."""
     adapter = draw_adapter(rng, LAYERS)
-    for mapping in ({"layers.2": "layers.3"}, {"v": "w", "layers": "blocks"}, {"layers.2": "layers.2"}, {"v.lora_A": "w.lora_A"}):
+    for mapping in (
+        {"layers.2": "layers.3"},
+        {"v": "w", "layers": "blocks"},
+        {"layers.2": "layers.2"},
+        {"v.lora_A": "w.lora_A"},
+        {"q": "w"},
+    ):
         with at(f"the layers {list(LAYERS)}, mapping={mapping}"):
             student.raises("ValueError", act=lambda m=mapping: student.relocate(adapter.sent(), m))
 
@@ -158,6 +166,7 @@ def test_unknown_layers(student, oracle, rng):
 def test_result_is_new(student, oracle, rng):
     """No dict and no list of the result is one of the adapter's, and the adapter and the mapping stay as they were."""
     adapter = draw_adapter(rng, {"v": (2, 3), "layers.1": (3, 4)})
+    adapter = adapter.configured(stages=[{"rank": 2, "layers": [1, 10]}, [["v"]]])  # dicts in lists, lists in lists
     for moves in ({"v": "w"}, {}):
         kept = student.build("week10.held", value=adapter.sent())
         mapping = student.build("week10.held", value=moves)
@@ -256,6 +265,7 @@ def test_rank_kept(student, oracle, rng):
         ([30.0, 3e-2, 1e-6], None, 2),
         ([0.02, 0.01, 0.0001], 0.1, 2),
         ([7.0, 2.0, 0.5], 0.12, 2),
+        ([2.0, 1.5, 0.2], 0.09, 3),  # of the sum of all values, or of their norm, 0.09 is more than the last
     ):
         with at(f"singular values {values}, rtol={'left out' if cut is None else cut}"):
             B, A = product(rng, 5, np.array(values), 4)
@@ -410,6 +420,33 @@ def test_values(student, oracle, rng):
         others.append(("the rows of the update of layers.1.up in reverse", adapter.put(layers__1__up__lora_B=turned).sent()))
         with at(f"updates of size {scale:g}"):
             differs(student, adapter, others)
+    sizes = dict(zip(SIZES, (1e-8, 1.0, 1e4), strict=True))
+    adapter = draw_adapter(rng, SIZES)
+    adapter = adapter._replace(factors={k: math.sqrt(sizes[k.rpartition(".")[0]]) * v for k, v in adapter.factors.items()})
+    B, A = adapter.factors["layers.0.q.lora_B"].copy(), adapter.factors["layers.0.q.lora_A"]
+    B[2, 1] += 2e-3 * np.abs(B @ A).max() / np.abs(A[1]).max()
+    with at("updates of sizes 1e-8, 1 and 1e4"):
+        differs(
+            student,
+            adapter,
+            [("row 2 of the smallest by 0.2 % of its largest entry", adapter.put(layers__0__q__lora_B=B).sent())],
+        )
+    # More than a thousand entries, of which NumPy and torch print the corners only. The last column is 1 in all rows.
+    rows, columns = 36, 33
+    A = np.vstack([rng.uniform(0.5, 1.0, columns), np.ones(columns)])
+    large = Adapter(CONFIG, {"q.lora_B": np.outer(rng.uniform(0.5, 1.0, rows), [1.0, 0.5]), "q.lora_A": A})
+    middle = large.factors["q.lora_B"].copy()
+    middle[rows // 2] *= 1.01
+    # Rows and columns keep their sums.
+    turn = np.zeros(rows), np.zeros(columns)
+    for line, at_two in zip(turn, ((11, 17), (9, 20)), strict=True):
+        line[list(at_two)] = 0.05, -0.05
+    wide = [np.column_stack([large.factors["q.lora_B"], by * turn[0]]) for by in (0.0, 1.0)]
+    taller = np.vstack([A, turn[1]])
+    with at(f"an update of shape ({rows}, {columns})"):
+        differs(student, large, [("a row in the middle by 1 %", large.put(q__lora_B=middle).sent())])
+        still, moved = (Adapter({**CONFIG, "rank": 3}, {"q.lora_B": B, "q.lora_A": taller}) for B in wide)
+        differs(student, still, [("four entries, and no sum of a row or a column", moved.sent())])
 
 
 @check("10.3", weight=2, gate=True)
@@ -421,6 +458,7 @@ def test_places(student, oracle, rng):
     others = [
         ("a layer renamed", adapter.renamed({"layers.0.q": "layers.0.k"})),
         ("a layer renamed behind all others", adapter.renamed({"layers.0.q": "layers.9.q"})),
+        ("a layer renamed at its front, its place kept", adapter.renamed({"layers.1.up": "layers.2.up"})),
         ("two layers of one shape exchanged", adapter.renamed({"layers.0.q": "layers.0.v", "layers.0.v": "layers.0.q"})),
         ("two layers of different shapes exchanged", adapter.renamed({"layers.0.q": "layers.1.up", "layers.1.up": "layers.0.q"})),
         ("a layer left out", adapter.without("layers.0.v.lora_A", "layers.0.v.lora_B")),
@@ -441,19 +479,33 @@ def test_places(student, oracle, rng):
 def test_configuration(student, oracle, rng):
     """Every change of the configuration, at any depth, changes the fingerprint."""
     prepare(student, oracle)
-    adapter = draw_adapter(rng, SIZES)
+    adapter = draw_adapter(rng, SIZES).configured(epsilon=1e-8)
     base = adapter.config["base"]
     left_out = {key: value for key, value in adapter.config.items() if key != "use_bias"}
+    inner = {key: value for key, value in base.items() if key != "dtype"}
     others = [
         ("alpha", adapter.configured(alpha=800.0)),
         ("alpha by little", adapter.configured(alpha=16.5)),
+        ("alpha by a millionth of a millionth", adapter.configured(alpha=16.0 + 2**-36)),
+        ("2e-8 for 1e-8", adapter.configured(epsilon=2e-8)),
         ("a target more", adapter.configured(target_modules=["q", "v", "up"])),
         ("another target", adapter.configured(target_modules=["q", "k"])),
+        ("a target with a capital letter", adapter.configured(target_modules=["Q", "v"])),
+        ("one target, q,v, for two", adapter.configured(target_modules=["q,v"])),
+        ("one target, qv, for two", adapter.configured(target_modules=["qv"])),
+        ("the text q,v for a list", adapter.configured(target_modules="q,v")),
+        ("the text 1 for the number", adapter.configured(base={**base, "revision": [3, "1"]})),
         ("True for False", adapter.configured(use_bias=True)),
         ("a string two levels down", adapter.configured(base={**base, "name": "other-base"})),
         ("a number three levels down", adapter.configured(base={**base, "revision": [3, 2]})),
         ("a string for None", adapter.configured(base={**base, "dtype": "float16"})),
+        ("False for None", adapter.configured(base={**base, "dtype": False})),
+        ("the string None for None", adapter.configured(base={**base, "dtype": "None"})),
+        ("letters that are not ASCII", adapter.configured(base={**base, "name": "toy-base\u57fa"})),
         ("a key more", adapter.configured(rslora=True)),
+        ("a key more, its value None", adapter.configured(revision=None)),
+        ("a key less, two levels down, its value None", adapter.configured(base=inner)),
+        ("a key moved out of a dict", adapter.configured(base=inner, dtype=None)),
         ("a key less", adapter._replace(config=left_out)),
     ]
     differs(student, adapter, [(f"in the configuration, {what}", other.sent()) for what, other in others])
@@ -510,22 +562,48 @@ def test_zeros(student, oracle, rng):
     thin = adapter.put(v__lora_B=np.zeros((3, 3)))
     others = [regauged(rng, thin) for _ in range(3)]
     same(student, thin, [("entries that are zero but for rounding", other.sent()) for other in others])
-    differs(student, thin, [("an update that was zero", adapter.sent())])
+    left_out = thin.without("v.lora_A", "v.lora_B")
+    differs(
+        student,
+        thin,
+        [
+            ("an update that was zero", adapter.sent()),
+            ("a layer left out, its update zero", left_out.sent()),
+            ("a layer renamed, its update zero", thin.renamed({"v": "w"}).sent()),
+        ],
+    )
 
 
-def verified(lib: Session, vetted: Adapter, adapters: list[dict[str, Any]]) -> list[list[str]]:
-    """What verify_adapter says of adapters, with the manifest of a vetted one."""
+@check("10.3", weight=1)
+def test_processes(student, oracle, rng):
+    """The fingerprint is the same in every process: hash() of a text is not."""
+    prepare(student, oracle)
+    adapter = student.build("week10.adapter", **draw_adapter(rng, SIZES).sent())
+    with student.aside():
+        kept = student.probe("week10.elsewhere", student.fingerprint, adapter)
+    student.note(kept)
+    demand(kept is True, "the fingerprint changes where hash() gives other numbers\n  expected: it stays the same")
+
+
+def verified(lib: Session, vetted: Adapter, adapter: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    """What verify_adapter says of an adapter, with the manifest of a vetted one, of which some entries may be `other`."""
     layers = {key.removesuffix(".lora_B"): key for key in vetted.factors if key.endswith(".lora_B")}
     shapes = {name: list(vetted.update(name).shape) for name in layers}
     manifest = {"config": vetted.config, "layers": shapes, "fingerprint": lib.fingerprint(vetted.sent())}
-    return [lib.names(lib.verify_adapter(adapter, manifest)) for adapter in adapters]
+    return lib.names(lib.verify_adapter(adapter, manifest | other))
 
 
-def compare_verdicts(student, oracle, vetted: Adapter, cases: list[tuple[str, Adapter]]) -> None:
+def compare_verdicts(student, oracle, vetted: Adapter, cases: list[tuple[str, Adapter]], **other: Any) -> None:
     for what, adapter in cases:
         with at(f"{what}"):
-            got, want = verified(student, vetted, [adapter.sent()]), oracle(verified, vetted, [adapter.sent()])
-            equal(got[0], want[0], "the list of what is wrong")
+            got, want = (
+                run(adapter.sent())
+                for run in (
+                    lambda sent: verified(student, vetted, sent, other),
+                    lambda sent: oracle(verified, vetted, sent, other),
+                )
+            )
+            equal(got, want, "the list of what is wrong")
 
 
 @check("10.3", weight=3)
@@ -533,7 +611,8 @@ def test_verify(student, oracle, rng):
     """verify_adapter names what differs from the manifest: the configuration, the layers, the fingerprint, or nothing."""
     prepare(student, oracle)
     vetted = draw_adapter(rng, SIZES)
-    small = draw_adapter(rng, {"layers.0.q": (4, 2)}).factors
+    small, turned = (draw_adapter(rng, {"layers.0.q": shape}).factors for shape in ((4, 2), (3, 4)))
+    plain, plain_bias = ({k: v for k, v in vetted.config.items() if k != key} for key in ("alpha", "use_bias"))
     hidden = regauged(rng, vetted)
     moved = vetted.renamed({"layers.0.q": "layers.0.k"})
     cases = [
@@ -548,10 +627,25 @@ def test_verify(student, oracle, rng):
         ("a layer left out", vetted.without("layers.0.q.lora_A", "layers.0.q.lora_B")),
         ("a layer added", vetted._replace(factors=vetted.factors | draw_adapter(rng, {"layers.1.q": (4, 3)}).factors)),
         ("a layer of another shape", vetted._replace(factors=vetted.factors | small)),
+        ("a key less in the configuration", vetted._replace(config=plain_bias)),
+        ("a layer of shape (3, 4) for one of (4, 3)", vetted._replace(factors=vetted.factors | turned)),
+        ("no alpha in the configuration", vetted._replace(config=plain)),
+        ("no tensors", vetted._replace(factors={})),
         ("a renamed layer and alpha = 800", moved.configured(alpha=800.0)),
         ("the keys in another order", Adapter(dict(reversed(vetted.config.items())), dict(reversed(vetted.factors.items())))),
     ]
     compare_verdicts(student, oracle, vetted, cases)
+    # A manifest's entries are compared each by itself, also where they do not fit together.
+    compare_verdicts(student, oracle, vetted, [("a manifest with another alpha", vetted)], config=vetted.config | {"alpha": 1})
+    shapes = {name: list(shape) for name, shape in SIZES.items()}
+    compare_verdicts(student, oracle, vetted, [("a manifest with a layer more", vetted)], layers=shapes | {"k": [2, 3]})
+    with at("alpha = 16, and 16.0 in the manifest"):
+        with student.aside():  # whether the fingerprint differs is the student's
+            found = "config" in verified(student, vetted, vetted.configured(alpha=16).sent(), {})
+        student.note(found)
+        demand(not found, '"config" is in the list of what is wrong\n  expected: it is not, since the two are equal')
+    wide = draw_adapter(rng, {"attn.o": (3, 4), "net.lora_v": (2, 3)}, rank=5)
+    compare_verdicts(student, oracle, wide, [("rank 5, more than the sizes of the updates", wide)])
 
 
 @check("10.3", weight=2)
@@ -561,13 +655,14 @@ def test_malformed(student, oracle, rng):
     vetted = draw_adapter(rng, SIZES)
     B, A = vetted.factors["layers.0.q.lora_B"], vetted.factors["layers.0.q.lora_A"]
     broken_B, broken_A = B.copy(), A.copy()
-    broken_B[2, 1], broken_A[0, 2] = np.nan, np.inf
+    broken_B[2, 1], broken_A[1, 2] = np.nan, -np.inf
     unranked = {key: value for key, value in vetted.config.items() if key != "rank"}
     wide = {"layers__0__q__lora_B": rng.standard_normal((4, 3)), "layers__0__q__lora_A": rng.standard_normal((3, 3))}
     cases = [
         ("a further tensor that is no factor", vetted.put(embed__weight=rng.standard_normal((3, 2)))),
         ("a further tensor of a layer that has both factors", vetted.put(layers__0__q__bias=rng.standard_normal(4))),
         ("a key without a dot", vetted.put(lora_A=rng.standard_normal((2, 3)))),
+        ("a key with something behind lora_A", vetted.put(layers__0__q__lora_A__weight=A)),
         ("a B without its A", vetted.without("layers.0.q.lora_A")),
         ("an A without its B", vetted.without("layers.0.v.lora_B")),
         ("a B with a NaN", vetted.put(layers__0__q__lora_B=broken_B)),
@@ -577,6 +672,7 @@ def test_malformed(student, oracle, rng):
         ("a B with three dimensions", vetted.put(layers__0__q__lora_B=B[:, :, None])),
         ("an A with three dimensions", vetted.put(layers__0__q__lora_A=A[:, :, None])),
         ("a B that does not fit its A", vetted.put(layers__0__q__lora_B=wide["layers__0__q__lora_B"])),
+        ("an A that does not fit its B", vetted.put(layers__0__q__lora_A=wide["layers__0__q__lora_A"])),
         ("one layer of rank 3, where the configuration says 2", vetted.put(**wide)),
         ("another rank in the configuration", vetted.configured(rank=4)),
         ("no rank in the configuration", vetted._replace(config=unranked)),
@@ -630,8 +726,12 @@ def auc(lib: Session, losses: Losses) -> np.ndarray:
 
 
 def compare_aucs(student, oracle, losses: Losses, what: str = "") -> None:
+    """The AUC is a number of halves over n m pairs, so values that differ do so by 1 / (2 n m), here more than 1e-4.
+
+    A share of a count may be formed in float32, as torch does with a mean of booleans: some roundings of 2^-24.
+    """
     with at(losses.rung + what):
-        close(auc(student, losses), oracle(auc, losses), "membership_auc(...)", atol=NOISE)
+        close(auc(student, losses), oracle(auc, losses), "membership_auc(...)", rtol=0, atol=2.0**-20)
 
 
 @check("10.4", weight=4, gate=True)
@@ -650,6 +750,9 @@ def test_ties(student, oracle, rng):
         compare_aucs(student, oracle, Losses(*draws), ", losses that are multiples of 1/4")
     flat = rng.integers(1, 9, 5) / 4
     compare_aucs(student, oracle, Losses(flat - 1, flat[:3] - 1, flat, flat[:3]), ", all scores equal")
+    # Scores that differ by 2^-40, exact in float64, are not equal; in float32 they would be.
+    near = [2.0 + rng.permutation(9)[:size] * 2.0**-40 for size in (4, 5)]
+    compare_aucs(student, oracle, Losses(*near, np.full(4, 3.0), np.full(5, 3.0)), ", losses that differ by 2^-40")
 
 
 @check("10.4", weight=2)

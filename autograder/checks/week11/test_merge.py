@@ -149,17 +149,24 @@ def test_dtypes(student, oracle, rng):
     """Every floating-point tensor gets the asked dtype, targeted or not, and indices stay as they are."""
     base, adapters, weights = a_model(rng, *MODELS[2])
     base |= {"norm": rng.standard_normal(4), "positions": np.arange(7)}
+    base |= {"mask": np.array([True, False]), "counts": np.arange(3, dtype=np.int32)}
     for dtype in (None, "bfloat16", "float32"):
         with at(f"dtype={dtype}" if dtype else "no dtype"):
             args = (base, adapters, weights, dtype, "float32", "float32")
             got, want = merged(student, *args), oracle(merged, *args)
-            equal(got["positions"].tolist(), want["positions"].tolist(), 'merged["positions"]')
+            for name in ("positions", "mask", "counts"):
+                equal(got[name].tolist(), want[name].tolist(), f'merged["{name}"]')
             eps = {None: 2 * HALF, "bfloat16": 2.0**-7, "float32": 2.0**-23}[dtype]
             close(got["norm"], want["norm"], 'merged["norm"]', rtol=0)
             # two right roundings differ by a unit in the last place where the float32 sums differ
             close(got["q"], want["q"], 'merged["q"]', rtol=0, atol=eps * np.abs(want["q"]) + 64 * 2.0**-23)
     with at("no adapters"):
         compare_merged(student, oracle, base, [], [])
+        for name, value in oracle(merged, base, [], [], "float16", "float32", "float32").items():
+            got = merged(student, base, [], [], "float16", "float32", "float32")[name]
+            close(got.astype(np.float64), value.astype(np.float64), f'merged["{name}"]', rtol=0)
+    with at("an adapter that names no weight"):
+        compare_merged(student, oracle, base, [*adapters, {}], [*weights, 2.0])
 
 
 @check("11.1", weight=2)
@@ -167,15 +174,24 @@ def test_overflow(student, oracle, rng):
     """A number that `dtype` cannot hold is an OverflowError, never an infinity, whichever weight it stands in."""
     base, adapters, weights = a_model(rng, *MODELS[2])
     large = {"q": base["q"], "norm": np.array([1.0, -7e4, 2.0])}
+    huge = {"q": base["q"], "norm": np.array([1.0, 1e39, 2.0])}
     cases = (
-        ("an update that leads to more than float16 holds", base, [w * 1e7 for w in weights]),
-        ("a weight without adapter that float16 cannot hold", large, weights),
+        ("an update that leads to more than float16 holds", base, [w * 1e7 for w in weights], None, "float32"),
+        ("a weight without adapter that float16 cannot hold", large, weights, None, "float32"),
+        ("a weight of 1e39 in float64, and dtype float32", huge, weights, "float32", "float64"),
+        ("a weight of 1e39 in float64, and dtype bfloat16", huge, weights, "bfloat16", "float64"),
     )
-    for name, now, factor in cases:
+    for name, *of in cases:
         with at(name):
             student.raises(
-                "OverflowError", act=lambda now=now, factor=factor: merged(student, now, adapters, factor, None, *["float32"] * 2)
+                "OverflowError",
+                act=lambda of=of: merged(student, of[0], adapters, of[1], of[2], of[3], of[3]),
             )
+    # float16 ends at 65504, and up to 65520 numbers are rounded to that.
+    edge = {"q": base["q"], "norm": np.array([1.0, 65510.0, -65515.0])}
+    with at("a weight of 65510, which is rounded to what float16 holds"):
+        got = merged(student, edge, adapters, weights, None, "float32", "float32")["norm"]
+        close(got, oracle(merged, edge, adapters, weights, None, "float32", "float32")["norm"], 'merged["norm"]', rtol=0)
     with at("a weight of 7e4 and dtype bfloat16, which holds it"):
         got = merged(student, large, adapters, weights, "bfloat16", "float32", "float32")["norm"]
         want = oracle(merged, large, adapters, weights, "bfloat16", "float32", "float32")["norm"]
@@ -214,13 +230,13 @@ def test_merge_leaves_the_base(student, oracle, rng):
 # --- task 11.2 ---
 
 
-def ties(lib: Session, deltas: list[np.ndarray], density: float, scale: float) -> np.ndarray:
-    return lib.read(lib.ties_merge(updates(lib, deltas), density, scale), deltas[0].shape, deltas[0].dtype.name)
+def ties(lib: Session, deltas: list[np.ndarray], density: float, scale: float, turned: bool = False) -> np.ndarray:
+    return lib.read(lib.ties_merge(updates(lib, deltas, turned), density, scale), deltas[0].shape, deltas[0].dtype.name)
 
 
-def updates(lib: Session, deltas: list[np.ndarray]) -> Handle:
+def updates(lib: Session, deltas: list[np.ndarray], turned: bool = False) -> Handle:
     table = lib.build("week11.table", values={str(k): tensor(delta) for k, delta in enumerate(deltas)})
-    return lib.build("week11.updates", table=table)
+    return lib.build("week11.updates", table=table, turned=turned)
 
 
 def compare_ties(student, oracle, deltas, density: float, scale: float = 1.0, rtol: float = 1e-9) -> None:
@@ -251,6 +267,24 @@ def test_trim_alone(student, oracle, rng):
     for shape, density in (((2, 3), 0.5), ((4, 5), 0.28), ((4, 5), 0.2), ((3, 7), 1.0), ((3, 2), 0.01)):
         with at(f"one update of shape {shape}, density {density}"):
             compare_ties(student, oracle, [rng.standard_normal(shape)], density)
+    # Of entries of equal magnitude the student chooses, but how many stay is said.
+    for shape, density in (((5,), 0.4), ((4, 5), 0.55)):
+        sign = np.sign(rng.standard_normal(shape))
+        with at(f"one update of shape {shape}, all entries of equal magnitude, density {density}"):
+            got, want = trimmed(student, 1.5 * sign, density), oracle(trimmed, 1.5 * sign, density)
+            equal(got[0], want[0], "the number of entries that stay")
+            demand(got[1], "an entry that stays is not what it was")
+    deltas = [rng.standard_normal((4, 5)) for _ in range(3)]
+    with at("updates that are not contiguous in memory, shape (4, 5), density 0.5"):
+        close(ties(student, deltas, 0.5, 1.0, True), oracle(ties, deltas, 0.5, 1.0), "the merged update")
+
+
+def trimmed(lib: Session, delta: np.ndarray, density: float) -> tuple[int, bool]:
+    """How many entries of one update stay, and whether these are what they were."""
+    new = lib.read(lib.ties_merge(updates(lib, [delta]), density), delta.shape, free=True)
+    found = int((new != 0).sum()), bool((np.abs(new - delta)[new != 0] < 1e-9).all())
+    lib.note(list(found))
+    return found
 
 
 @check("11.2", weight=1)
@@ -260,6 +294,8 @@ def test_each_trimmed_alone(student, oracle, rng):
         deltas = [size * rng.standard_normal(shape) for size in (0.01, 1.0, 30.0)]
         with at(f"three updates of shape {shape} and very different sizes, density 0.4"):
             compare_ties(student, oracle, deltas, 0.4)
+        with at(f"three updates of shape {shape} whose entries are about 1e-9"):
+            compare_ties(student, oracle, [1e-9 * rng.standard_normal(shape) for _ in range(3)], 0.6)
 
 
 @check("11.2", weight=1)
@@ -293,7 +329,7 @@ def test_ties_balance(student, oracle, rng):
 def test_ties_scale(student, oracle, rng):
     """`scale` multiplies the merged update once."""
     deltas = [rng.standard_normal((3, 5)) for _ in range(3)]
-    for scale in (0.3, 2.0, -1.0):
+    for scale in (0.3, 2.0, -1.0, 0.0):
         with at(f"scale={scale}"):
             compare_ties(student, oracle, deltas, 0.6, scale)
 
@@ -326,7 +362,16 @@ def test_ties_leaves_the_updates(student, oracle, rng):
 # --- task 11.3 ---
 
 # in_features, out_features, rank, alpha, new rank
-COMPRESSIONS = ((3, 4, 2, 3.0, 1), (5, 4, 3, 12.0, 2), (6, 8, 4, 2.0, 1), (6, 8, 5, 8.0, 4), (7, 5, 3, 1.0, 3))
+# In the last one both ranks are above the sizes of the weight.
+COMPRESSIONS = (
+    (3, 4, 2, 3.0, 1),
+    (5, 4, 3, 12.0, 2),
+    (6, 8, 4, 2.0, 1),
+    (6, 8, 5, 8.0, 4),
+    (7, 5, 3, 1.0, 3),
+    (5, 4, 3, -6.0, 2),
+    (3, 2, 5, 2.0, 4),
+)
 
 
 def product_of(lib: Session, new: Handle, like: Adapter, rank: int, dtype: str = "float64") -> tuple[np.ndarray, np.ndarray]:
@@ -359,12 +404,17 @@ def alpha_of(lib: Session, lora: Adapter, rank: int, energy: float) -> list[floa
 @check("11.3", weight=1)
 def test_alpha_stays(student, oracle, rng):
     """alpha of the new adapter is alpha of the old one."""
-    lora = with_spectrum(rng, 5, 6, [4.0, 2.0, 1.0], 12.0)
-    for name, got, want in zip(
-        ("svd_compress", "prune_by_energy"), alpha_of(student, lora, 2, 0.9), oracle(alpha_of, lora, 2, 0.9), strict=True
-    ):
-        with at(name):
-            equal(got, want, "alpha of the new adapter")
+    for alpha in (12.0, 2.5, 0.0):
+        lora = with_spectrum(rng, 5, 6, [4.0, 2.0, 1.0], alpha)
+        for name, got, want in zip(
+            ("svd_compress", "prune_by_energy"), alpha_of(student, lora, 2, 0.9), oracle(alpha_of, lora, 2, 0.9), strict=True
+        ):
+            with at(f"{name} with alpha = {alpha}"):
+                equal(got, want, "alpha of the new adapter")
+    with at("svd_compress with alpha = 0"):
+        new = student.svd_compress(lora.made(student), 2)
+        student.read(new.lora_A, (2, 5), free=True)  # finite; what it holds is free, for the update is zero
+        student.read(new.lora_B, (6, 2), free=True)
 
 
 def with_spectrum(rng, in_features: int, out_features: int, values: list[float], alpha: float) -> Adapter:
@@ -393,6 +443,8 @@ ENERGIES: tuple[tuple[tuple[int, int], tuple[float, ...], tuple[float, ...]], ..
     ((3, 2), (3.0, 1.0), (0.85, 0.95)),
     ((7, 6), (4.0, 2.0, 1.0), (0.3, 0.7, 0.85, 0.97)),
     ((7, 6), (5.0, 4.9, 2.0, 1.5, 0.1), (0.4, 0.6, 0.9, 0.96, 0.999)),
+    ((7, 6), (4e-3, 2e-3, 1e-3), (0.7, 0.85, 0.97)),
+    ((7, 6), (3.0, 2.0, 0.01), (0.9999, 0.9999999)),
 )
 
 
@@ -413,10 +465,13 @@ def test_pruned_ends(student, oracle, rng):
     """At energy 1 the whole update stays, the least energy keeps rank 1, and a zero update gets rank 1."""
     lora = with_spectrum(rng, 7, 6, [3.0, 2.0, 1.0], 4.0)
     zero = Adapter(lora.A, 0 * lora.B, 4.0)
+    faint = with_spectrum(rng, 7, 6, [3.0, 2.0, 0.01], 4.0)
     for name, now, energy in (
+        ("energy=1, the smallest singular value 0.01", faint, 1.0),
         ("energy=1", lora, 1.0),
         ("energy=0.01", lora, 0.01),
         ("an update that is zero, energy=0.9", zero, 0.9),
+        ("an update that is zero, energy=1", zero, 1.0),
     ):
         with at(name):
             (rank, product), (want_rank, want) = pruned(student, now, energy), oracle(pruned, now, energy)

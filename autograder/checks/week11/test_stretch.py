@@ -144,6 +144,13 @@ def test_codes(student, oracle, rng):
             want, want_scale = oracle(codes_of, weight)
             close(scale, want_scale, "the scales, one for each row", rtol=0, atol=1e-9 * want_scale)
             close(got, want, "the codes", rtol=0)
+    # A row may be tiny, and a quotient a little below a half.
+    weight = np.array([[127.0, 101.49, -63.49, 98.51], [1e-12, -4e-13, 7e-13, 2e-13], [-1e-20, 3e-21, 9e-21, 0.0]])
+    with at("a weight with rows of about 100, 1e-12 and 1e-20"):
+        got, scale = codes_of(student, weight)
+        want, want_scale = oracle(codes_of, weight)
+        close(scale, want_scale, "the scales, one for each row", rtol=0, atol=1e-9 * want_scale)
+        close(got, want, "the codes", rtol=0)
 
 
 def rebuilt(lib: Session, codes: np.ndarray, scale: np.ndarray) -> np.ndarray:
@@ -193,18 +200,34 @@ def test_int8_dtypes(student, oracle, rng):
             close(round_trip(student, weight), oracle(round_trip, weight), "what comes back", rtol=1.01 / 127)
 
 
+@check("11.6", weight=1, tier="advanced")
+def test_int8_leaves_its_arguments(student, oracle, rng):
+    """Neither function changes what was passed in."""
+    weight, codes = rng.standard_normal((3, 5)), rng.integers(-127, 128, (3, 5)).astype(np.int8)
+    values = {"weight": weight, "codes": codes, "scale": rng.uniform(0.1, 2.0, (3, 1))}
+    kept = student.build("week11.table", values={name: tensor(value) for name, value in values.items()})
+    passed = student.build("week11.updates", table=kept)
+    student.keep(student.compress_int8(passed[0]))
+    student.keep(student.decompress_int8(passed[1], passed[2]))
+    for name, value in values.items():
+        found = student.array(student.probe("week11.entry", kept, name), f"{name} afterwards", value.shape, value.dtype.name)
+        close(found, value, f"{name} afterwards", rtol=0)
+
+
 # --- task 11.7 ---
 
 Table = dict[str, np.ndarray]
 
 
-def penalty(lib: Session, theta: Table, old: Table, fisher: Table, strength: float) -> tuple[float, list[str], list[np.ndarray]]:
+def penalty(
+    lib: Session, theta: Table, old: Table, fisher: Table, strength: float, dtype: str = "float64"
+) -> tuple[float, list[str], list[np.ndarray]]:
     """The penalty, which tensors get a gradient, and those of theta."""
-    tables = [{name: tensor(value) for name, value in table.items()} for table in (theta, old, fisher)]
+    tables = [{name: tensor(value, dtype) for name, value in table.items()} for table in (theta, old, fisher)]
     found = lib.probe("week11.penalised", lib.ewc_penalty, *tables, strength)
-    value = lib.array(found["value"], "the penalty", ())
-    names = sorted(found["gradients"])
-    given = [lib.array(found["gradients"].get(f"parameters.{n}"), f"the gradient of {n}", theta[n].shape) for n in sorted(old)]
+    value = lib.array(found["value"], "the penalty", (), dtype)
+    names, slopes = sorted(found["gradients"]), found["gradients"]
+    given = [lib.array(slopes.get(f"parameters.{n}"), f"the gradient of {n}", theta[n].shape, dtype) for n in sorted(old)]
     return float(value), names, given
 
 
@@ -225,12 +248,17 @@ def test_penalty(student, oracle, rng):
 @check("11.7", weight=1)
 def test_penalty_constants(student, oracle, rng):
     """A parameter that is new costs nothing, and no gradient reaches the old values or the Fisher information."""
-    theta = {n: rng.standard_normal((2, 3)) for n in ("w", "new")}
-    old, fisher = {"w": rng.standard_normal((2, 3))}, {"w": rng.uniform(0.1, 3.0, (2, 3))}
-    value, names, _ = penalty(student, theta, old, fisher, 2.0)
-    want, want_names, _ = oracle(penalty, theta, old, fisher, 2.0)
-    close(np.array(value), np.array(want), "the penalty with a new parameter")
-    equal(names, want_names, "the list of what gets a gradient")
+    theta, every = ({n: rng.uniform(0.1, 3.0, (2, 3)) for n in ("w", "new")} for _ in range(2))
+    old = {"w": rng.standard_normal((2, 3))}
+    for said, fisher in (("of w alone", {"w": every["w"]}), ("of the new parameter too", every)):
+        with at(f"a new parameter, and the Fisher information {said}"):
+            value, names, _ = penalty(student, theta, old, fisher, 2.0)
+            want, want_names, _ = oracle(penalty, theta, old, fisher, 2.0)
+            close(np.array(value), np.array(want), "the penalty with a new parameter")
+            equal(names, want_names, "the list of what gets a gradient")
+    with at("parameters in float32"):
+        value, want = penalty(student, theta, old, every, 2.0, "float32")[0], oracle(penalty, theta, old, every, 2.0)[0]
+        close(np.array(value), np.array(want), "the penalty with a new parameter", rtol=1e-5)  # a dozen roundings
 
 
 def stacked(lib: Session, loras: list[Adapter]) -> tuple[np.ndarray, np.ndarray, float]:
@@ -264,3 +292,14 @@ def test_stacked_dtype(student, oracle, rng):
             new = student.stack_tasks(loras)
             student.read(new.lora_A, (3, 4), dtype)
             student.read(new.lora_B, (3, 3), dtype)
+
+
+@check("11.7", weight=1, tier="advanced")
+def test_stacked_leaves_the_tasks(student, oracle, rng):
+    """The adapters that were passed in are what they were."""
+    loras = [draw(rng, 4, 3, rank, 3.0) for rank in (1, 2)]
+    made = [lora.made(student) for lora in loras]
+    student.keep(student.stack_tasks(made))
+    for k, (lora, kept) in enumerate(zip(loras, made, strict=True)):
+        close(student.read(kept.lora_A, lora.A.shape), lora.A, f"lora_A of adapter {k} afterwards", rtol=0)
+        close(student.read(kept.lora_B, lora.B.shape), lora.B, f"lora_B of adapter {k} afterwards", rtol=0)

@@ -61,7 +61,7 @@ def test_values(student, oracle, rng):
 def test_summary(student, oracle, rng):
     """The summary has n, the mean and the standard deviation with n - 1 of every metric, None for the latter of one seed."""
     for seeds in (*SEEDS, [int(seed) for seed in rng.choice(2**31, 3, replace=False)]):
-        metrics = ["loss"] if len(seeds) == 1 else ["steps", "loss", "accuracy"]
+        metrics = ["loss"] if len(seeds) == 1 else ["steps", "loss", "accuracy", "perplexity"]
         with at(f"seeds {seeds}"):
             runs(student, oracle, "summary", seeds=seeds, metrics=metrics)
 
@@ -111,17 +111,20 @@ def test_options(student, oracle, rng):
     )
     demand(isinstance(result, dict) and "options" in result, 'the result has no key "options"')
     compare(result["options"], options, 'result["options"]')
+    with at("options that are empty"):
+        found = experiment(student, {"seeds": [2], "metrics": ["loss"], "options": {}})
+        demand(isinstance(found, dict) and found.get("options") == {}, 'result["options"] is not {}')
 
 
 @check("12.1", weight=2)
 def test_generators(student, oracle, rng):
     """The three generators are left as they were found, also when a callable raises, and the exception is passed on."""
-    for fails in ("", "data", "model", "loss"):
-        with at(f"a {fails} that raises" if fails else "no error"):
+    for fails in ("", "data", "model", "loss", "model!"):
+        with at("a model that is interrupted" if fails == "model!" else f"a {fails} that raises" if fails else "no error"):
             config = student.build("week12.config", seeds=[3, 1], metrics=["loss"], fails=fails)
             names = student.names_of("week12.disturbed", student.run_experiment, config)
             equal(names, [], "the list of generators that were left in another state")
-            if fails:
+            if fails and fails != "model!":
                 student.raises("Boom", act=lambda config=config: student.run_experiment(config))
 
 
@@ -145,7 +148,14 @@ def test_bad_configurations(student, oracle, rng):
 
 @check("12.1", weight=1)
 def test_not_finite(student, oracle, rng):
-    """A metric that is NaN or infinite is a ValueError."""
+    """A metric's value is a float in the result, also where the metric gives an int; one that is not finite is a ValueError."""
+    with at("a metric of 7"):
+        found = experiment(student, {"seeds": [1], "metrics": ["steps"]})
+        try:
+            value = found["runs"][0]["metrics"]["steps"]
+        except (TypeError, LookupError):
+            raise CheckFailed(f"run_experiment(...) is {show(found)}\n  expected: the value of a metric of every run") from None
+        demand(type(value) is float, f"the value is {show(value)}\n  expected: a float")
     for value in ("nan", "inf", "-inf"):
         with at(f"a metric of {value}"):
             config = student.build("week12.held_metric", value=value)
@@ -185,6 +195,9 @@ def test_drawn_signs(student, oracle, rng):
         with at(f"{n} items, {m} vectors of signs"):
             signs = np.where(rng.random((m, n)) < 0.5, -1.0, 1.0)
             compare_tests(student, oracle, *scores(rng, n, shift), signs)
+    with at("vectors of signs that repeat"):
+        signs = np.repeat([[1.0, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, 1]], 2, axis=0)
+        compare_tests(student, oracle, *scores(rng, 4, 9.0), signs)
     with at("signs that are integers"):
         compare_tests(student, oracle, *scores(rng, 5, 1.0), np.where(rng.random((9, 5)) < 0.5, -1, 1))
 
@@ -197,7 +210,10 @@ def test_ties(student, oracle, rng):
         ("differences of tenths", [0.1, 0.2, -0.3, 0.4]),
         ("differences of tenths, in another order", [0.7, -0.1, 0.3, 0.3, -0.2, 0.6]),
         ("differences of millions", [1e5, 2e5, -3e5, 4e5]),
+        ("differences of tenths, times 1e12 / 7", [v * (1e12 / 7) for v in (0.1, 0.2, -0.3, 0.4)]),
         ("tiny differences", (1e-5 * rng.standard_normal(5)).tolist()),
+        ("differences of 1e-12", (1e-12 * rng.uniform(1, 2, 5)).tolist()),
+        ("sums that differ by 1e-7 of themselves", [1.0, 0.5, 1e-7]),
         ("zeros", [0.0, 1.5, 0.0, 0.5, -0.25]),
         ("nothing but zeros", [0.0, 0.0]),
     ):
@@ -236,7 +252,7 @@ def test_no_pairs(student, oracle, rng):
 @check("12.2", weight=3, gate=True)
 def test_interval(student, oracle, rng):
     """The interval goes between the quantiles (1 - level) / 2 and (1 + level) / 2 of the resamples' means."""
-    for n, m, level in ((1, 1, None), (3, 5, 0.5), (5, 5, 0.8), (4, 37, None), (6, 101, 0.9)):
+    for n, m, level in ((1, 1, None), (3, 5, 0.3), (5, 5, 0.8), (4, 37, None), (6, 101, 0.9)):
         with at(f"{n} values, {m} resamples, level {'left out' if level is None else level}"):
             values = rng.exponential(2.0, n) - 1.0
             args = values, rng.integers(0, n, (m, n)), *(() if level is None else (level,))
@@ -282,15 +298,17 @@ def lines_of(lib: Session, handle: Any, name: str) -> list[str]:
 
 
 def sections(lib: Session, lines: list[str]) -> Parts:
-    """The lines under each heading, without the empty ones; that of the headings themselves under ""."""
+    """The lines under each heading, without the empty ones, but for those in a table; the headings themselves under ""."""
     parts: Parts = {"": []}
     heading = ""
-    for line in lines:
+    for before, line in zip(["", *lines], lines, strict=False):
         if line.startswith("#"):
             heading = line
             parts[""].append(line)
             parts[heading] = []
         elif line and heading:
+            if line.startswith("|") and not before and parts[heading] and parts[heading][-1].startswith("|"):
+                parts[heading].append("")
             parts[heading].append(line)
     lib.note(parts[""])
     return parts
@@ -384,6 +402,7 @@ INTERVALS: dict[str, list[tuple[float | None, float | None]]] = {
     "an interval that ends at 0": [(-0.2, 0.0)],
     "no interval": [(None, None)],
     "an interval close above 0": [(0.0001, 0.2)],
+    "an interval close below 0": [(-0.2, -0.0001)],
     "three comparisons": [(0.1, 0.3), (-0.3, 0.1), (-0.4, -0.1)],
 }
 
@@ -400,8 +419,8 @@ def test_comparisons(student, oracle, rng):
 @check("12.3", weight=2)
 def test_p_values(student, oracle, rng):
     """p has three digits, or is "<0.001"; it does not change the verdict."""
-    report = draw_report(rng, 1, [(-0.1, 0.3)] * 3 + [(0.1, 0.4)] * 4)
-    for row, p in zip(report["comparisons"], (0.0004, 0.0312, 0.0, 0.7, 0.00099, 0.00104, 0.001), strict=True):
+    report = draw_report(rng, 1, [(-0.1, 0.3)] * 3 + [(0.1, 0.4)] * 4 + [(None, None)])
+    for row, p in zip(report["comparisons"], (0.0004, 0.0312, 0.0, 0.7, 0.00099, 0.00104, 0.001, 0.0002), strict=True):
         row["p"] = p
     compare_rows(tabled(student, report, "## Comparisons"), oracle(tabled, report, "## Comparisons"))
 
@@ -428,9 +447,11 @@ def caveats(lib: Session, report: dict[str, Any]) -> list[int]:
 @check("12.3", weight=2)
 def test_sections(student, oracle, rng):
     """The headings, the question, the level, the limitations and the cost stand where they belong; no table without rows."""
-    for level, count in ((0.95, 1), (0.9, 3)):
+    for level, count in ((0.95, 1), (0.9, 3), (0.995, 2)):
         report = draw_report(rng, 1, []) | {"level": level}
-        report["limitations"] = [f"Limit {k}, of {rng.integers(100, 999)} items." for k in range(count)]
+        report["question"] = " ".join(5 * [report["question"]])  # one line, however long
+        report["limitations"] = [f"Limit {count - k}, of {rng.integers(100, 999)} items." for k in range(count)]
+        report["limitations"][-1] += 20 * " more"
         with at(f"level {level}, {count} limitations"):
             parts, _ = rendered(student, report, "## Results")
             names = ["Question", "Results", "Comparisons", "Limitations", "Cost"]
@@ -444,10 +465,14 @@ def test_sections(student, oracle, rng):
                 "limitations": points,
             }
             student.note(seen)
+            others = [line for name, part in parts.items() if name not in ("", "## Limitations") for line in part]
+            stray = [line for line in others if line.startswith("-")]
+            student.note(len(stray))
             for what in ("the question", "the cost", "the level"):
                 demand(seen[what] is True, f"{what} is not in its section\n  expected: it is")
             equal(points, [f"- {text}" for text in report["limitations"]], "the list of limitations")
             demand(not seen["a table"], "there is a table of comparisons without any comparison")
+            equal(stray, [], 'the list of lines in other sections that begin with "-"')
 
 
 @check("12.3", weight=2)
@@ -462,7 +487,7 @@ def test_texts(student, oracle, rng):
             rows = tabled(student, report, heading), oracle(tabled, report, heading)
             got, want = ([row[:texts] for row in each] for each in rows)
             compare_rows(got, want)
-    report |= {"title": " Two\nlines | one ", "question": "Is p(y|x)\n\n# higher?", "cost": " 2  kWh\n|\n3 hours"}
+    report |= {"title": " Two\nlines | one ", "question": "Is p(y|x)\n\n# higher?", "cost": " 2  kWh\r\n|\n3 hours"}
     report["limitations"] = ["One\n# model ", "a|b  only"]
     with at("texts with bars and line breaks"):
         parts, right = rendered(student, report)[0], oracle(rendered, report)[0]
@@ -498,6 +523,15 @@ def test_refused_reports(student, oracle, rng):
     ):
         with at(name):
             student.raises("ValueError", act=lambda report=report: student.render_report(report))
+
+
+@check("12.3", weight=1, tier="advanced")
+def test_report_untouched(student, oracle, rng):
+    """render_report does not change the report."""
+    report = draw_report(rng, 2, [(0.1, 0.2), (None, None)]) | {"title": " Two\nlines "}
+    kept = student.build("week12.held", value=report)
+    student.render_report(kept)
+    compare(student.probe("week12.given", kept), report, "the report after the call")
 
 
 # --- task 12.4 ---
@@ -569,14 +603,15 @@ def test_front_matter(student, oracle, rng):
 @check("12.4", weight=2)
 def test_hard_values(student, oracle, rng):
     """Values that plain YAML would read as something else stay what they are; a tag that stands twice is kept once."""
-    facts = FACTS | {"license": "no", "base_model": 'a: "b" # c', "library_name": "1.0", "tags": ["z", "a", "on", "z", "a"]}
+    facts = FACTS | {"license": "no", "base_model": 'A: "b" # c', "library_name": "1.0", "metrics": {"p(y|x)": 0.5, "f1": 0.25}}
+    facts["tags"] = ["z", "a", "on", "z", "Z", "two words", "\u8bc4\u8bba", "a"]
     compare(front(student, facts), oracle(front, facts), "the front matter")
 
 
 @check("12.4", weight=3, gate=True)
 def test_metrics_table(student, oracle, rng):
     """Under Evaluation a table has a row for each metric, in order, with three digits, "|" escaped."""
-    for metrics in ({"f1": rng.uniform()}, {"p(y|x)": rng.uniform(), "accuracy": rng.uniform(), "|a|": -rng.uniform(2, 9)}):
+    for metrics in ({"f1": rng.uniform()}, {"p(y|x)": rng.uniform(), "accuracy": 0.0, "|a|": -rng.uniform(2, 9)}):
         with at(f"the metrics {list(metrics)}"):
             facts = FACTS | {"metrics": metrics}
             compare_rows(body(student, facts)[1], oracle(body, facts)[1])
@@ -589,6 +624,12 @@ def test_body(student, oracle, rng):
         ("the required facts", FACTS),
         ("all facts", FACTS | OPTIONAL),
         ("no training_data", FACTS | {"intended_use": "  Sorting mail. "}),
+        ("bars and spaces in the texts", FACTS | {"intended_use": "To rank  p(y|x).", "limitations": "Only a|b,  no more."}),
+        (
+            "long texts",
+            FACTS
+            | {"training_data": " ".join(9 * [OPTIONAL["training_data"]]), "limitations": " ".join(9 * [FACTS["limitations"]])},
+        ),
     ):
         with at(name):
             parts, want = body(student, facts)[0], oracle(body, facts)[0]
@@ -629,6 +670,15 @@ def test_refused_facts(student, oracle, rng):
     for name, facts in cases:
         with at(name):
             student.raises("ValueError", act=lambda facts=facts: student.model_card(facts))
+
+
+@check("12.4", weight=1, tier="advanced")
+def test_facts_untouched(student, oracle, rng):
+    """model_card does not change the facts."""
+    facts = FACTS | {"tags": ["z", "a", "z"], "language": None}
+    kept = student.build("week12.held", value=facts)
+    student.model_card(kept)
+    compare(student.probe("week12.given", kept), facts, "the facts after the call")
 
 
 # --- task 12.5 ---

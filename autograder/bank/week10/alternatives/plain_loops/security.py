@@ -98,7 +98,7 @@ def verify_adapter(adapter, manifest):
     for name in names:
         layers[name] = [adapter["tensors"][name + ".lora_B"].shape[0], adapter["tensors"][name + ".lora_A"].shape[1]]
     verdict = []
-    if described(adapter["config"]) != described(manifest["config"]):
+    if adapter["config"] != manifest["config"]:
         verdict += ["config"]
     if fingerprint(adapter) != manifest["fingerprint"]:
         verdict += ["fingerprint"]
