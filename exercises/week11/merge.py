@@ -92,7 +92,8 @@ def merge_loras(
 
     Raises:
         ValueError: if there are not as many weights as adapters, or an adapter names a weight that `base` lacks.
-        OverflowError: if a number is too large for `dtype`, and so became infinite, in a weight of any name.
+        OverflowError: if a number is too large for `dtype`, and so became infinite, in a weight of any name. Whether one
+            is raised for a number that would be rounded down to the largest of `dtype` is yours.
     """
     raise NotImplementedError("Week 11, task 1: merge_loras")
 
@@ -107,7 +108,7 @@ def ties_merge(deltas: Sequence[Tensor], density: float, scale: float = 1.0) -> 
     3. Merge: the result is the mean of those trimmed entries whose sign is the elected one; trimmed zeros and the other
        sign do not count, neither in the sum nor in the number. Where the sum in step 2 is zero, the result is zero.
 
-    Which of several entries of equal magnitude stay, where the trim has to choose, is yours.
+    Which of several entries of equal magnitude stay, where the trim has to choose, is yours, and so is whether all do.
 
     Args:
         deltas: one tensor for each task, all of one shape and floating-point dtype.
@@ -267,4 +268,4 @@ def stack_tasks(loras: Sequence[LoRA]) -> LoRA:
     """
     raise NotImplementedError("Week 11, task 7: stack_tasks")
 
-# stub 7de26fbee86ea8b1
+# stub ac9fcb9d6d9559ed

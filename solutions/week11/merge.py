@@ -83,7 +83,8 @@ def merge_loras(
 
     Raises:
         ValueError: if there are not as many weights as adapters, or an adapter names a weight that `base` lacks.
-        OverflowError: if a number is too large for `dtype`, and so became infinite, in a weight of any name.
+        OverflowError: if a number is too large for `dtype`, and so became infinite, in a weight of any name. Whether one
+            is raised for a number that would be rounded down to the largest of `dtype` is yours.
     """
     ### BEGIN SOLUTION 11.1
     pairs = list(zip(adapters, weights, strict=True))  # a ValueError if there are more of the one
@@ -118,7 +119,7 @@ def ties_merge(deltas: Sequence[Tensor], density: float, scale: float = 1.0) -> 
     3. Merge: the result is the mean of those trimmed entries whose sign is the elected one; trimmed zeros and the other
        sign do not count, neither in the sum nor in the number. Where the sum in step 2 is zero, the result is zero.
 
-    Which of several entries of equal magnitude stay, where the trim has to choose, is yours.
+    Which of several entries of equal magnitude stay, where the trim has to choose, is yours, and so is whether all do.
 
     Args:
         deltas: one tensor for each task, all of one shape and floating-point dtype.
@@ -167,8 +168,6 @@ def svd_compress(lora: LoRA, rank: int) -> LoRA:
     if not 1 <= rank <= len(A):
         raise ValueError(f"rank must be in [1, {len(A)}], not {rank}")
     U, S, Vh = torch.linalg.svd(_product(lora), full_matrices=False)
-    # A rank may be above the weight's own sizes: zeros follow.
-    U, S, Vh = nn.functional.pad(U, (0, rank)), nn.functional.pad(S, (0, rank)), nn.functional.pad(Vh, (0, 0, 0, rank))
     new_B = rank / len(A) * U[:, :rank] * S[:rank]  # makes up for alpha / rank
     return LoRA(Vh[:rank].to(A.dtype), new_B.to(B.dtype), alpha)
     ### END SOLUTION

@@ -187,11 +187,6 @@ def test_overflow(student, oracle, rng):
                 "OverflowError",
                 act=lambda of=of: merged(student, of[0], adapters, of[1], of[2], of[3], of[3]),
             )
-    # float16 ends at 65504, and up to 65520 numbers are rounded to that.
-    edge = {"q": base["q"], "norm": np.array([1.0, 65510.0, -65515.0])}
-    with at("a weight of 65510, which is rounded to what float16 holds"):
-        got = merged(student, edge, adapters, weights, None, "float32", "float32")["norm"]
-        close(got, oracle(merged, edge, adapters, weights, None, "float32", "float32")["norm"], 'merged["norm"]', rtol=0)
     with at("a weight of 7e4 and dtype bfloat16, which holds it"):
         got = merged(student, large, adapters, weights, "bfloat16", "float32", "float32")["norm"]
         want = oracle(merged, large, adapters, weights, "bfloat16", "float32", "float32")["norm"]
@@ -267,24 +262,9 @@ def test_trim_alone(student, oracle, rng):
     for shape, density in (((2, 3), 0.5), ((4, 5), 0.28), ((4, 5), 0.2), ((3, 7), 1.0), ((3, 2), 0.01)):
         with at(f"one update of shape {shape}, density {density}"):
             compare_ties(student, oracle, [rng.standard_normal(shape)], density)
-    # Of entries of equal magnitude the student chooses, but how many stay is said.
-    for shape, density in (((5,), 0.4), ((4, 5), 0.55)):
-        sign = np.sign(rng.standard_normal(shape))
-        with at(f"one update of shape {shape}, all entries of equal magnitude, density {density}"):
-            got, want = trimmed(student, 1.5 * sign, density), oracle(trimmed, 1.5 * sign, density)
-            equal(got[0], want[0], "the number of entries that stay")
-            demand(got[1], "an entry that stays is not what it was")
     deltas = [rng.standard_normal((4, 5)) for _ in range(3)]
     with at("updates that are not contiguous in memory, shape (4, 5), density 0.5"):
         close(ties(student, deltas, 0.5, 1.0, True), oracle(ties, deltas, 0.5, 1.0), "the merged update")
-
-
-def trimmed(lib: Session, delta: np.ndarray, density: float) -> tuple[int, bool]:
-    """How many entries of one update stay, and whether these are what they were."""
-    new = lib.read(lib.ties_merge(updates(lib, [delta]), density), delta.shape, free=True)
-    found = int((new != 0).sum()), bool((np.abs(new - delta)[new != 0] < 1e-9).all())
-    lib.note(list(found))
-    return found
 
 
 @check("11.2", weight=1)
@@ -362,16 +342,7 @@ def test_ties_leaves_the_updates(student, oracle, rng):
 # --- task 11.3 ---
 
 # in_features, out_features, rank, alpha, new rank
-# In the last one both ranks are above the sizes of the weight.
-COMPRESSIONS = (
-    (3, 4, 2, 3.0, 1),
-    (5, 4, 3, 12.0, 2),
-    (6, 8, 4, 2.0, 1),
-    (6, 8, 5, 8.0, 4),
-    (7, 5, 3, 1.0, 3),
-    (5, 4, 3, -6.0, 2),
-    (3, 2, 5, 2.0, 4),
-)
+COMPRESSIONS = ((3, 4, 2, 3.0, 1), (5, 4, 3, 12.0, 2), (6, 8, 4, 2.0, 1), (6, 8, 5, 8.0, 4), (7, 5, 3, 1.0, 3))
 
 
 def product_of(lib: Session, new: Handle, like: Adapter, rank: int, dtype: str = "float64") -> tuple[np.ndarray, np.ndarray]:
@@ -404,17 +375,13 @@ def alpha_of(lib: Session, lora: Adapter, rank: int, energy: float) -> list[floa
 @check("11.3", weight=1)
 def test_alpha_stays(student, oracle, rng):
     """alpha of the new adapter is alpha of the old one."""
-    for alpha in (12.0, 2.5, 0.0):
+    for alpha in (12.0, 2.5):
         lora = with_spectrum(rng, 5, 6, [4.0, 2.0, 1.0], alpha)
         for name, got, want in zip(
             ("svd_compress", "prune_by_energy"), alpha_of(student, lora, 2, 0.9), oracle(alpha_of, lora, 2, 0.9), strict=True
         ):
             with at(f"{name} with alpha = {alpha}"):
                 equal(got, want, "alpha of the new adapter")
-    with at("svd_compress with alpha = 0"):
-        new = student.svd_compress(lora.made(student), 2)
-        student.read(new.lora_A, (2, 5), free=True)  # finite; what it holds is free, for the update is zero
-        student.read(new.lora_B, (6, 2), free=True)
 
 
 def with_spectrum(rng, in_features: int, out_features: int, values: list[float], alpha: float) -> Adapter:

@@ -80,7 +80,7 @@ def svd_compress(lora, rank):
     r = lora.lora_A.shape[0]
     if rank <= 0 or rank > r:
         raise ValueError("rank")
-    U, S, V = (nn.functional.pad(m, (0, max(0, rank - m.shape[-1]))) for m in spectrum(lora))
+    U, S, V = spectrum(lora)
     new_A = V.T[:rank] * S[:rank].sqrt()[:, None]
     new_B = U[:, :rank] @ torch.diag(S[:rank].sqrt())
     return LoRA(new_A.to(lora.lora_A.dtype), (new_B / (r / rank)).to(lora.lora_B.dtype), lora.alpha)

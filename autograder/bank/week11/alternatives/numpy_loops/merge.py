@@ -51,9 +51,9 @@ def merge_loras(base, adapters, weights, dtype=torch.float16):
         for k in range(len(adapters)):
             if adapters[k].get(name) is not None:
                 total += weights[k] * scaled(adapters[k][name])
-        result[name] = torch.from_numpy(total).to(dtype)
-        if result[name].abs().eq(float("inf")).any():
+        if np.abs(total).max(initial=0.0) > torch.finfo(dtype).max:
             raise OverflowError(name)
+        result[name] = torch.from_numpy(total).to(dtype)
     return result
 
 
@@ -90,8 +90,6 @@ def svd_compress(lora, rank):
     if rank < 1 or rank > old:
         raise ValueError("rank")
     U, S, Vh = np.linalg.svd(array(lora.lora_B) @ array(lora.lora_A), full_matrices=False)
-    lack = max(0, rank - S.size)
-    U, S, Vh = np.pad(U, ((0, 0), (0, lack))), np.pad(S, (0, lack)), np.pad(Vh, ((0, lack), (0, 0)))
     root = np.sqrt(S[:rank] * rank / old)
     dtype = lora.lora_A.dtype
     A = torch.from_numpy(root[:, None] * Vh[:rank]).to(dtype)

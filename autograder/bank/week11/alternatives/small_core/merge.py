@@ -72,10 +72,8 @@ def ties_merge(deltas, density, scale=1.0):
 
 def keep_largest(delta, density):
     count = int(density * delta.numel()) or 1
-    order = delta.abs().reshape(-1).sort(descending=True).indices
-    flat = delta.reshape(-1).clone()
-    flat[order[count:]] = 0
-    return flat.reshape(delta.shape)
+    bar = delta.abs().reshape(-1).sort(descending=True).values[count - 1]
+    return torch.where(delta.abs() >= bar, delta, torch.zeros_like(delta))
 
 
 def svd_compress(lora, rank):
@@ -83,9 +81,6 @@ def svd_compress(lora, rank):
         raise ValueError("rank")
     B, A = widened(lora.lora_B, lora.lora_A)
     U, S, Vh = factors_svd(B, A)
-    size, lack = len(S), max(0, rank - len(S))
-    pad = nn.functional.pad
-    U, S, Vh = pad(U[:, :size], (0, lack)), pad(S, (0, lack)), pad(Vh[:size], (0, 0, 0, lack))
     A = S[:rank, None] * Vh[:rank] * (rank / lora.lora_A.size(0))
     return lora._replace(lora_A=A.to(lora.lora_A.dtype), lora_B=U[:, :rank].to(lora.lora_B.dtype))
 
