@@ -14,9 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from autograder import project, projectcheck, projectcode, projectpage, release
+from autograder import project
+from autograder.authoring import release
 from autograder.cli import main
 from autograder.manifest import Lang, ManifestError
+from autograder.project import check as projectcheck
+from autograder.project import code as projectcode
+from autograder.project import page as projectpage
 from tests.conftest import ROOT
 
 RULES = project.load()
@@ -447,7 +451,8 @@ def test_nothing_is_run_and_nothing_written(done: Path, tmp_path: Path) -> None:
         put(name, code)(done)
     put("w.pt", b"cos\nsystem\n(S'" + command.encode() + b"'\ntR.")(done)
     program = (
-        "import sys\nfrom autograder.cli import main\nfrom autograder import project, projectcheck\nseen = set()\n"
+        "import sys\nfrom autograder.cli import main\nfrom autograder import project\n"
+        "from autograder.project import check as projectcheck\nseen = set()\n"
         "def hook(event, args):\n"
         "    if event == 'open' and isinstance(args[1], str) and set(args[1]) & set('wax+'): event = 'write'\n"
         "    seen.add(event)\n"

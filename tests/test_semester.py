@@ -11,8 +11,10 @@ import pytest
 from nbconvert.exporters import HTMLExporter
 from nbgrader.api import Gradebook
 
-from autograder import nbcourse, project, reading
+from autograder import project
+from autograder.authoring import reading
 from autograder.manifest import Course
+from autograder.marking import nbcourse
 from tests import semester
 from tests.semester import ATTACKER, run
 from tests.test_sanitise import assert_inert
