@@ -324,18 +324,17 @@ def _add_project_commands(commands: argparse._SubParsersAction[argparse.Argument
 
 
 def _project_template(arguments: argparse.Namespace) -> int:
-    from autograder import project
+    from autograder.project import handbook
 
-    for name in project.write_template(arguments.folder, arguments.lang):
+    for name in handbook.write_template(arguments.folder, arguments.lang):
         print(arguments.folder / name)
     return 0
 
 
 def _project_check(arguments: argparse.Namespace) -> int:
-    from autograder import project
-    from autograder.project import check as projectcheck
+    from autograder.project import check, handbook
 
-    report = projectcheck.check(arguments.folder, project.load())
+    report = check.check(arguments.folder, handbook.load())
     if arguments.json:
         print(report.json(arguments.lang))
     else:

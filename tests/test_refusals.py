@@ -40,7 +40,7 @@ SAID: dict[str, tuple[str, ...]] = {
     "judge/recorded.py": ("__init__", "answer"),
     "judge/runner.py": ("__init__", "run_in_pytest", "_info"),
     "manifest.py": ("week", "task", "load", "read", "_bytes", "_parsed"),
-    "project/__init__.py": ("write_template",),
+    "project/handbook.py": ("write_template",),
     "project/check.py": ("check",),
     "student/watch.py": (),
 }  # fmt: skip

@@ -9,11 +9,12 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from autograder import UserError, project
+from autograder import UserError
 from autograder.authoring import notebooks, reading, syllabus
 from autograder.judge import answers, scoring
 from autograder.judge.runner import ROOT, Broken, Runner, loopback, reference_stub
 from autograder.manifest import Course, Week
+from autograder.project import handbook
 
 _BEGIN = re.compile(r"^(\s*)### BEGIN SOLUTION(?: (\d+\.\d+))?\s*$")
 _END = re.compile(r"^\s*### END SOLUTION\s*$")
@@ -125,7 +126,7 @@ def edited(text: str) -> bool:
 def generated(course: Course) -> dict[Path, str]:
     """Every generated file's contents, by path."""
     files = {ROOT / name: syllabus.render(course, lang) for lang, name in syllabus.FILES.items()}
-    files |= project.pages()
+    files |= handbook.pages()
     readings = reading.load_readings()
     files |= {ROOT / name: reading.render(readings, lang) for lang, name in reading.PAGES.items()}
     for week in course.weeks:

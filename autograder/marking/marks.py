@@ -540,7 +540,7 @@ def _reading_form() -> list[Criterion]:
 
 
 def _project_form() -> list[Criterion]:
-    from autograder import project
+    from autograder.project import handbook
 
-    found = project.load().criteria.items()
+    found = handbook.load().criteria.items()
     return [Criterion(name, one.title, Fraction(one.points), one.individual) for name, one in found]

@@ -21,10 +21,10 @@ from urllib.parse import unquote
 from autograder import ROOT
 from autograder.intake import clean
 from autograder.manifest import Lang
-from autograder.project import Project, ProjectError, Section
 from autograder.project import code as projectcode
 from autograder.project import page as projectpage
 from autograder.project.code import Hint
+from autograder.project.handbook import Project, ProjectError, Section
 from autograder.project.page import Page
 
 Level = Literal["must", "should"]
