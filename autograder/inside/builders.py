@@ -45,6 +45,12 @@ def bare_module(cls: type[nn.Module], attributes: dict[str, Any], parameters: di
 
 
 @builder
+def column_major(value: Tensor) -> Tensor:
+    """A tensor of equal values that lie in memory as those of its transpose do: a view that is not contiguous."""
+    return value.transpose(-1, -2).contiguous().transpose(-1, -2)
+
+
+@builder
 def generator(items: list[Any]) -> Iterator[Any]:
     """An iterable that can be gone through only once."""
     yield from items
@@ -143,6 +149,22 @@ def tiny_transformer(seed: int, vocabulary: int, width: int, blocks: int, share:
 
 def _evaluated(*args: Any) -> TinyTransformer:
     return TinyTransformer(*args).eval()
+
+
+class Lookalikes(nn.Module):
+    """Layers and a parameter whose names only look as if they were targeted, or an adapter's."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.attn = nn.ModuleDict({"q": nn.Linear(width, width), "k": nn.Linear(width, width)})
+        self.attn_q = nn.Linear(width, width)
+        self.lora_scale = nn.Parameter(torch.ones(width))
+
+
+@builder
+def lookalikes(width: int) -> nn.Module:
+    model: nn.Module = _blank(Lookalikes, width)
+    return _copied(model, {id(p): p.detach() for p in model.parameters()})
 
 
 class CountingBlock(nn.Module):

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from autograder.inside.probes import backward
 from autograder.inside.registry import builder, probe
 
 
@@ -67,10 +66,18 @@ def _put_constants_together(codes: Tensor, scales: Tensor, mean: Tensor, block_s
 
 @probe
 def kept(layer: nn.Module, base: nn.Module, x: Tensor | None = None) -> dict[str, Any]:
-    """How many bytes the tensors hold that a layer leads to, after a call with x; and whether base.weight is among them."""
-    if x is not None:
-        layer(x)
+    """What a layer keeps, after a call with x: in tensors that it leads to, and in what the call left behind elsewhere.
+
+    Returns:
+        bytes: of both; elsewhere: those of the latter; base: whether base.weight is among what it leads to.
+    """
     sizes: dict[int, int] = {}
+    left: dict[int, int] = {}
+    if x is not None:
+        before = set(_alive())
+        layer(x)
+        gc.collect()
+        left = {place: size for place, size in _alive().items() if place not in before}
     seen: set[int] = set()
     todo: list[Any] = [layer]
     while todo:
@@ -86,16 +93,33 @@ def kept(layer: nn.Module, base: nn.Module, x: Tensor | None = None) -> dict[str
             todo += [cell.cell_contents for cell in value.__closure__ or ()]
         else:
             todo += gc.get_referents(value)
-    return {"bytes": sum(sizes.values()), "base": base.get_parameter("weight").untyped_storage().data_ptr() in sizes}
+    elsewhere = sum(size for place, size in left.items() if place not in sizes)
+    return {
+        "bytes": sum(sizes.values()) + elsewhere,
+        "elsewhere": elsewhere,
+        "base": base.get_parameter("weight").untyped_storage().data_ptr() in sizes,
+    }
+
+
+def _alive() -> dict[int, int]:
+    """The bytes of all tensors in this process, by where their storage is."""
+    tensors = [value for value in gc.get_objects() if issubclass(type(value), Tensor)]
+    return {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
 
 
 @probe
 def gradients(layer: nn.Module, base: nn.Module, x: Tensor, cotangents: list[Tensor]) -> dict[str, Any]:
-    """Of one call after the other, with the gradients of <output, cotangent> for x and for every parameter that got one."""
+    """Of one call after the other, and of two backward passes for each: the gradients of <output, cotangent>.
+
+    They are those of x and of every parameter that got one.
+    """
     found: list[Any] = []
     for cotangent in cotangents:
         leaf = x.clone().requires_grad_(True)
-        layer.zero_grad(set_to_none=True)
-        backward(layer(leaf), cotangent)
-        found.append({"x": leaf.grad} | {name: p.grad for name, p in layer.named_parameters() if p.grad is not None})
+        product = (layer(leaf) * cotangent).sum()
+        for again in (True, False):
+            leaf.grad = None
+            layer.zero_grad(set_to_none=True)
+            torch.autograd.backward(product, retain_graph=again)
+            found.append({"x": leaf.grad} | {name: p.grad for name, p in layer.named_parameters() if p.grad is not None})
     return {"calls": found, "base": sorted(name for name, p in base.named_parameters() if p.grad is not None)}

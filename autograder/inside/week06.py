@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -45,6 +46,7 @@ class Watched(nn.Module):
         self.head = nn.Linear(width, vocabulary)
         self.events: list[str] = []
         self.seen: list[dict[str, Any]] = []
+        self._inner: list[weakref.ref[Tensor]] = []
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         on = torch.is_autocast_enabled("cpu")
@@ -56,6 +58,7 @@ class Watched(nn.Module):
                 "grad": torch.is_grad_enabled(),
                 "length": input_ids.shape[-1],
                 "dims": input_ids.ndim,
+                "graphs": sum(ref() is not None for ref in self._inner),  # of earlier calls, kept for a backward pass
             }
         )
         hidden: Any = 0.0
@@ -64,6 +67,8 @@ class Watched(nn.Module):
             if attention_mask is not None:
                 rows = rows * attention_mask[..., None].to(rows.dtype)
             hidden = hidden + nn.functional.pad(rows, (0, 0, back, 0))[:, : input_ids.shape[1]]
+        if hidden.requires_grad:  # the head's backward pass needs it, and nobody else has it
+            self._inner.append(weakref.ref(hidden))
         logits: Tensor = self.head(hidden)
         if logits.requires_grad:
             logits.register_hook(self._backward)  # type: ignore[no-untyped-call]
@@ -93,8 +98,9 @@ def language_model(
 
 
 @builder
-def optimizer(model: nn.Module, lr: float, momentum: float = 0.0) -> torch.optim.Optimizer:
-    return torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=lr, momentum=momentum)
+def optimizer(model: nn.Module, lr: float, momentum: float = 0.0, groups: int = 1) -> torch.optim.Optimizer:
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    return torch.optim.SGD([{"params": trainable[i::groups]} for i in range(groups)], lr=lr, momentum=momentum)
 
 
 @builder
@@ -179,6 +185,14 @@ def parameters(model: nn.Module) -> dict[str, Tensor]:
 def watched(model: Watched) -> dict[str, Any]:
     """What the model wrote down: its events in order, and how it was called."""
     return {"events": model.events, "seen": model.seen}
+
+
+@probe
+def grad_enabled() -> bool:
+    """Whether gradients are recorded now; they are afterwards."""
+    enabled = torch.is_grad_enabled()
+    torch.set_grad_enabled(True)
+    return enabled
 
 
 @probe

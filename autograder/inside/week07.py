@@ -20,6 +20,12 @@ def leaf(value: Tensor) -> Tensor:
 
 
 @builder
+def strided(value: Tensor) -> Tensor:
+    """The same numbers as a view that is not contiguous."""
+    return value.mT.contiguous().mT
+
+
+@builder
 def shared(value: Tensor) -> Tensor:
     """A tensor that several layers are given."""
     return value
@@ -76,7 +82,8 @@ class Switched(nn.Module):
 class Policy(nn.Module):
     """A causal language model: the logits at a position depend on the tokens up to it, by their running mean.
 
-    `scale` is trainable and no adapter's; embedding and head are frozen.
+    `scale` is trainable and no adapter's; embedding and head are frozen. In evaluation mode it computes something else, as a
+    model with dropout does, so that a reference in another mode than the model's shows.
     """
 
     def __init__(self, vocabulary: int, width: int, sharpness: float, needs_adapters: bool) -> None:
@@ -95,23 +102,42 @@ class Policy(nn.Module):
         counts = torch.arange(1, tokens.shape[1] + 1)[:, None]
         x = self.embed(tokens).cumsum(dim=1) / counts
         for layer in layers:
-            x = torch.tanh(layer(x))
+            x = torch.tanh(layer(x)) * (1.0 if self.training else 0.5)
         result: Tensor = self.sharpness * self.head(self.scale * x)
         return result
 
 
+class SwitchedPolicy(Policy):
+    """A Policy that is an adapter layer itself."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.enabled = True
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        logits = super().forward(tokens)
+        return logits + torch.sin(logits) if self.enabled else logits
+
+
 @builder
 def policy(
-    seed: int, vocabulary: int, width: int, disabled: list[str], sharpness: float = 1.0, needs_adapters: bool = False
+    seed: int,
+    vocabulary: int,
+    width: int,
+    disabled: list[str],
+    sharpness: float = 1.0,
+    itself: bool = False,
+    needs_adapters: bool = False,
 ) -> nn.Module:
     """A float64 Policy in training mode, its parameters drawn by NumPy.
 
     Args:
         disabled: names of the adapter layers that the caller has switched off.
         sharpness: factor of the logits.
+        itself: whether the whole model is an adapter layer too.
         needs_adapters: whether it raises when no adapter is enabled.
     """
-    model = Policy(vocabulary, width, sharpness, needs_adapters).double()
+    model = (SwitchedPolicy if itself else Policy)(vocabulary, width, sharpness, needs_adapters).double()
     rng = np.random.Generator(np.random.PCG64(seed))
     with torch.no_grad():
         for _, parameter in sorted(model.named_parameters()):
@@ -124,7 +150,7 @@ def policy(
 @probe
 def enabled(model: nn.Module) -> dict[str, Any]:
     """What each adapter layer's switch says, by the layer's name."""
-    return {name: module.enabled for name, module in model.named_modules() if isinstance(module, Switched)}
+    return {name: module.enabled for name, module in model.named_modules() if isinstance(module, Switched | SwitchedPolicy)}
 
 
 @probe

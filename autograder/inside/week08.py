@@ -42,7 +42,13 @@ class Chat(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         self.seen.append(
-            {"shape": list(ids.shape), "dtype": str(ids.dtype), "grad": torch.is_grad_enabled(), "training": self.training}
+            {
+                "text": Characters().decode(ids.flatten().tolist()),
+                "shape": list(ids.shape),
+                "dtype": str(ids.dtype),
+                "grad": torch.is_grad_enabled(),
+                "training": self.training,
+            }
         )
         rows = torch.nn.functional.embedding(ids, self.embed)
         state = rows.new_zeros(len(ids), len(self.turn))
@@ -68,6 +74,7 @@ def chat(
     training: bool,
     uniforms: np.ndarray,
     settings: dict[str, Any],
+    grad: bool,
 ) -> dict[str, Any]:
     """A reply of the toy model, and how the model and the source of random numbers were used for it.
 
@@ -77,6 +84,7 @@ def chat(
         training: the model's mode before the call.
         uniforms: the random numbers; after the last one they begin again.
         settings: further arguments of generate_reply.
+        grad: whether gradients are recorded before the call.
     """
     model.train(training and not plain)
     drawn: list[float] = []
@@ -88,15 +96,19 @@ def chat(
     settings = {**settings, "uniform": uniform}
     if "history" in settings:
         settings["history"] = [tuple(turn) for turn in settings["history"]]
-    text = reply((lambda ids: model(ids)) if plain else model, Characters(), **settings)
+    with torch.set_grad_enabled(grad):
+        text = reply((lambda ids: model(ids)) if plain else model, Characters(), **settings)
+        grad = torch.is_grad_enabled()
     return {
         "reply": text,
+        "prompt": model.seen[0]["text"] if model.seen else None,
         "drawn": len(drawn),
         "shapes": [call["shape"] for call in model.seen],
         "dtypes": sorted({call["dtype"] for call in model.seen}),
         "recorded": any(call["grad"] for call in model.seen),
         "noisy": any(call["training"] for call in model.seen),
         "training": model.training,
+        "grad": grad,
     }
 
 
@@ -135,13 +147,26 @@ def shapes(module: nn.Module) -> dict[str, list[int]]:
 
 
 @probe
+def dtypes(cls: Callable[..., nn.Module], sizes: list[Any], default: str) -> list[str]:
+    """The dtypes of the parameters of cls(*sizes), made while torch's default dtype is `default`."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(getattr(torch, default))
+    try:
+        return sorted({str(p.dtype).removeprefix("torch.") for p in cls(*sizes).parameters()})
+    finally:
+        torch.set_default_dtype(before)
+
+
+@probe
 def generated_gradients(module: Any, task: Tensor, weights: list[Tensor], cotangents: list[Tensor]) -> dict[str, Any]:
-    """Gradients of <reparameterize(task, weights), cotangents> by the module's parameters."""
+    """Gradients of <reparameterize(task, weights), cotangents> by the module's parameters and by the task."""
     module.zero_grad(set_to_none=True)
+    task = task.clone().requires_grad_(True)
     results = module.reparameterize(task, weights)
     total = sum(((result * c).sum() for result, c in zip(results, cotangents, strict=True)), torch.zeros(()))
     total.backward()
-    return {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
+    found = {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
+    return found if task.grad is None else found | {"task": task.grad}
 
 
 @probe

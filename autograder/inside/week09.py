@@ -80,6 +80,7 @@ class Picture(nn.Module):
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
+        self.head = nn.Linear(width, 3 * hidden, bias=False)  # first, so that the order of the modules is not that of the names
         self.patch = nn.Conv2d(2, width, 2)
         self.blocks = nn.ModuleList(
             nn.ModuleDict(
@@ -92,7 +93,7 @@ class Picture(nn.Module):
             for _ in range(2)
         )
         self.qkv = nn.Conv2d(width, 3, 1)  # a name that matches, a type that does not
-        self.head = nn.Linear(width, 3 * hidden, bias=False)
+        self.lora_gain = nn.Parameter(torch.empty(width))  # a name like a factor's, and no new layer's
 
     def forward(self, x: Tensor) -> Tensor:
         for block in self.blocks:

@@ -85,7 +85,7 @@ class LoRALinear(nn.Module):
         """Task 4.2: add dW = (alpha / rank) B A to base.weight, in place, and set `merged`.
 
         base.weight stays the same Parameter (another module may share it) and stays frozen; the bias, lora_A and
-        lora_B do not change. Training mode and dropout make no difference. Merging a merged layer does nothing.
+        lora_B do not change. Training mode, dropout and `enabled` make no difference. Merging a merged layer does nothing.
         """
         raise NotImplementedError("Week 4, task 2: LoRALinear.merge")
 
@@ -290,4 +290,4 @@ class PEFTApplier:
         """
         raise NotImplementedError("Week 4, task 7: PEFTApplier.apply")
 
-# stub 93947d517ad18005
+# stub 9229301ca302a331

@@ -318,7 +318,7 @@ def dequantize_affine(
 def pack_nibbles(codes: Tensor) -> Tensor:
     """Task 5.6 (stretch): two codes in a byte, in row-major order, the first of each pair in the high half.
 
-    Where the number of codes is odd, the low half of the last byte is 0.
+    Where the number of codes is odd, the low half of the last byte is 0. codes does not change.
 
     Args:
         codes: uint8 from 0 to 15, any shape, at least one element.

@@ -30,7 +30,7 @@ TASKS = ("4.1", "4.2", "4.3", "4.4")
 MUTANTS = [p for p in sorted(BANK.glob("mutants/*.toml")) if tomllib.loads(p.read_text("utf-8"))["task"] in TASKS]
 
 # in_features, out_features, rank, alpha: non-square both ways, the largest rank, alpha below and above rank.
-LADDER = [(1, 1, 1, 1.0), (3, 2, 1, 2.0), (5, 7, 2, 3.0), (8, 4, 4, 1.0), (6, 6, 3, 16.0), (17, 9, 5, 8.0)]
+LADDER = [(1, 1, 1, 1.0), (3, 2, 1, 2.5), (5, 7, 2, 3.0), (8, 4, 4, 1.0), (6, 6, 3, 16.0), (17, 9, 5, 8.0)]
 
 
 # --------------------------------------------------------------------------- loading
@@ -132,6 +132,8 @@ def start_is_base(lora):
             assert np.linalg.matrix_rank(np64(layer.lora_A)) == rank
             x = draw(np.random.default_rng(1), 4, n_in, dtype=torch.float32)
             assert torch.equal(layer(x), base(x))
+            if n_in > 1:  # an orthogonal start has two values otherwise
+                assert not torch.equal(layer.lora_A, lora.LoRALinear(nn.Linear(n_in, n_out), rank, alpha).lora_A)
 
 
 def only_factors_train(lora):
@@ -154,6 +156,9 @@ def forward_is_the_equation(lora):
                 y = layer(x)
                 assert y.dtype == dtype
                 assert_near(y, *closed_form(layer, x))
+    layer, rng = build(lora, 5, 7, 2, 3.0)
+    x = draw(rng, 2, 5, 4).transpose(1, 2)  # not contiguous
+    assert_near(layer(x), *closed_form(layer, x))
 
 
 def gradients_are_exact(lora):
@@ -190,9 +195,11 @@ def no_dropout_in_eval(lora):
 def flags_switch_the_branch_off(lora):
     layer, rng = build(lora, 6, 5, 2, 3.0, dropout=0.5)
     x = draw(rng, 7, 6)
-    for merged, enabled in ((True, True), (False, False), (True, False)):
-        layer.merged, layer.enabled = merged, enabled
-        assert torch.equal(layer(x), layer.base(x))
+    for training in (False, True):
+        layer.train(training)
+        for merged, enabled in ((True, True), (False, False), (True, False)):
+            layer.merged, layer.enabled = merged, enabled
+            assert torch.equal(layer(x), layer.base(x))
     layer.merged, layer.enabled = False, True
     assert not torch.allclose(layer(x), layer.base(x))
 
@@ -239,6 +246,13 @@ def merge_adds_the_update(lora):
             once = weight.clone()
             layer.merge()
             assert torch.equal(weight, once) and layer.merged is True
+    layer, rng = build(lora, 5, 4, 2, 3.0)
+    layer.merge(), layer.unmerge()
+    set_factors(layer, rng)
+    layer.enabled = False
+    expected = np64(layer.base.weight) + update_of(layer)
+    layer.merge()
+    np.testing.assert_allclose(np64(layer.base.weight), expected, rtol=1e-12, atol=1e-12)
 
 
 def merged_layer_is_the_same_function(lora):
@@ -469,6 +483,13 @@ def injects_what_matches(lora):
         assert torch.allclose(model.eval()(IDS), before, rtol=1e-12, atol=1e-12)
 
 
+def lookalikes_are_left(lora):
+    model = nn.ModuleDict({"attn": nn.ModuleDict({"q": nn.Linear(4, 4)}), "attn_q": nn.Linear(4, 4)})
+    model.lora_scale = nn.Parameter(torch.ones(4))
+    assert lora.inject_lora(model, ["attn.q"], 2, 1.0) == ["attn.q"]
+    assert {n for n, p in model.named_parameters() if p.requires_grad} == {"attn.q.lora_A", "attn.q.lora_B"}
+
+
 def injected_dropout(lora):
     model = make_model()
     lora.inject_lora(model, ["seq"], 2, 3.0, 0.5)
@@ -578,6 +599,7 @@ PROPERTIES = {
     ],
     "4.4": [
         injects_what_matches,
+        lookalikes_are_left,
         injected_dropout,
         second_call_changes_nothing,
         calls_add_up,

@@ -89,8 +89,11 @@ def state(lib: Session, case: Case, _: np.ndarray) -> np.ndarray:
 # --- task 4.1 ---
 
 
-def output(lib: Session, case: Case, x: np.ndarray, merged: bool = False, enabled: bool = True) -> np.ndarray:
+def output(
+    lib: Session, case: Case, x: np.ndarray, merged: bool = False, enabled: bool = True, training: bool = True
+) -> np.ndarray:
     layer = make(lib, case)
+    layer.train(training)
     if merged:
         layer.merged = True
     if not enabled:
@@ -108,6 +111,21 @@ def test_forward(student, oracle, rng):
             frozen = oracle(output, case._replace(B=0 * case.B), x)
             with at(f"{case.rung}, x of shape {x.shape}"):
                 close(output(student, case, x), oracle(output, case, x), "layer(x)", known=frozen)
+
+
+def strided_output(lib: Session, case: Case, x: np.ndarray) -> np.ndarray:
+    view = lib.build("column_major", value=tensor(x))
+    return lib.read(make(lib, case)(view), (*x.shape[:-1], len(case.weight)))
+
+
+@check("4.1", weight=1, tier="advanced")
+def test_strides(student, oracle, rng):
+    """The input may be a view whose elements do not lie row after row in memory, as a transposed tensor is."""
+    case = draw(rng, *LADDER[2])
+    for leading in ((4,), (2, 3)):
+        x = rng.standard_normal((*leading, 6))
+        with at(f"{case.rung}, x a transposed view of shape {x.shape}"):
+            close(strided_output(student, case, x), oracle(strided_output, case, x), "layer(x)")
 
 
 def start(lib: Session, case: Case, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -138,8 +156,45 @@ def test_start(student, oracle, rng):
             close(y, base_only, "layer(x) of a new layer")
 
 
-def gradients(lib: Session, case: Case, x: np.ndarray, g: np.ndarray) -> tuple[list[str], list[np.ndarray]]:
-    result = lib.probe("vjp", make(lib, case), tensor(x), tensor(g))
+@check("4.1", weight=1)
+def test_each_layer_is_drawn(student, oracle, rng):
+    """Two new layers have different A: it is drawn anew for each."""
+    case = draw(rng, *LADDER[1])
+    x = rng.standard_normal((4, 3))
+    with at(case.rung):
+        first, second = (start(student, case, x)[0] for _ in range(2))
+        student.note([int(np.linalg.matrix_rank(first)), bool((first == second).all())])
+        demand(
+            bool((first != second).any()),
+            "lora_A of two new layers holds the same numbers\n  expected: random ones, drawn anew for each layer",
+        )
+
+
+def attributes(lib: Session, case: Case) -> tuple[dict[str, float], list[bool], list[str]]:
+    layer = make(lib, case)
+    numbers = {name: lib.number(getattr(layer, name)) for name in ("rank", "alpha", "scaling")}
+    names = lib.names_of("trainable_names", layer)
+    lib.trace[-1] = [sorted({"lora_A", "lora_B"} & set(names)), len(names)]  # what else there is may have any name
+    return numbers, [lib.flag(layer.merged), lib.flag(layer.enabled)], names
+
+
+@check("4.1", weight=1)
+def test_attributes(student, oracle, rng):
+    """A new layer knows its rank, alpha and scaling, is enabled and not merged, and only its factors are trainable."""
+    for shape in LADDER[:2]:
+        case = draw(rng, *shape)
+        with at(case.rung):
+            (numbers, flags, names), (want, want_flags, want_names) = attributes(student, case), oracle(attributes, case)
+            for name, right in want.items():
+                close(np.array(numbers[name]), np.array(right), name, rtol=1e-12)
+            equal(flags, want_flags, "merged and enabled of a new layer")
+            equal(names, want_names, "the list of trainable parameters")
+
+
+def gradients(lib: Session, case: Case, x: np.ndarray, g: np.ndarray, training: bool) -> tuple[list[str], list[np.ndarray]]:
+    layer = make(lib, case)
+    layer.train(training)
+    result = lib.probe("vjp", layer, tensor(x), tensor(g))
     found = result["parameters"]
     arrays = [
         lib.array(found.get(name), f"the gradient of {name}", like.shape)
@@ -153,12 +208,12 @@ def test_gradients(student, oracle, rng):
     """Back-propagation gives lora_A, lora_B and x their exact gradients, and the base none."""
     for shape in LADDER:
         case = draw(rng, *shape)
-        for B in (np.zeros_like(case.B), case.B):  # at the start only B learns
+        for B, training in ((np.zeros_like(case.B), True), (case.B, True), (case.B, False)):  # at the start only B learns
             now = case._replace(B=B)
             x, g = rng.standard_normal((4, shape[0])), rng.standard_normal((4, shape[1]))
-            with at(now.rung if B.any() else f"{now.rung}, B = 0"):
-                names, got = gradients(student, now, x, g)
-                want_names, want = oracle(gradients, now, x, g)
+            with at(f"{now.rung}, B = 0" if not B.any() else now.rung if training else f"{now.rung}, evaluation mode"):
+                names, got = gradients(student, now, x, g, training)
+                want_names, want = oracle(gradients, now, x, g, training)
                 for what, mine, right in zip(("lora_A", "lora_B", "x"), got, want, strict=True):
                     close(mine, right, f"the gradient of {what}")
                 equal(names, want_names, "the list of parameters that got a gradient")
@@ -186,9 +241,11 @@ def test_switches(student, oracle, rng):
     """While the layer is merged, or not enabled, its output is base(x): the branch is left out."""
     case = draw(rng, *LADDER[2])
     x = rng.standard_normal((2, 6))
-    for merged, enabled in ((True, True), (False, False)):
-        with at(f"{case.rung}, merged={merged}, enabled={enabled}"):
-            close(output(student, case, x, merged, enabled), oracle(output, case, x, merged, enabled), "layer(x)")
+    for training in (True, False):
+        for merged, enabled in ((True, True), (False, False), (True, False)):
+            with at(f"{case.rung}, merged={merged}, enabled={enabled}, {'training' if training else 'evaluation'} mode"):
+                args = case, x, merged, enabled, training
+                close(output(student, *args), oracle(output, *args), "layer(x)")
 
 
 def dropped(lib: Session, case: Case, x: np.ndarray, p: float, training: bool) -> np.ndarray:
@@ -238,6 +295,11 @@ def test_dropout(student, oracle, rng):
         demand(abs(share - p) < 0.07, f"dropout removed {share:.1%} of the branch's input\n  expected: about {p:.0%}")
         both = (survivors.any(axis=1) & ~survivors.all(axis=1)).mean()
         demand(both > 0.5, "dropout removed whole rows of x\n  expected: each element by itself")
+        layer, given = make(student, case, dropout=p), student.build("column_major", value=tensor(x))
+        layer(given)
+        seen = student.read(given, x.shape, free=True)
+        student.note(bool((seen == x).all()))
+        close(seen, x, "x after layer(x) in training mode", rtol=0)
 
 
 @check("4.1", weight=1, tier="advanced")
@@ -276,9 +338,12 @@ def test_base_is_kept(student, oracle, rng):
 def test_refuses_bad_arguments(student, oracle, rng):
     """A rank outside 1 ... min(in_features, out_features), or a dropout outside [0, 1), is a ValueError."""
     # A rank that is too large comes first: unchecked it raises nothing, while a rank of 0 may divide by zero.
-    for rank, dropout in ((4, 0.0), (0, 0.0), (-2, 0.0), (2, 1.0), (2, -0.1)):
-        with at(f"in_features=5, out_features=3, rank={rank}, dropout={dropout}"):
-            base = student.build("linear", weight=tensor(rng.standard_normal((3, 5))), bias=None)
+    wide, tall = (5, 3), (3, 5)
+    for (n, m), rank, dropout in (
+        (wide, 4, 0.0), (tall, 4, 0.0), (wide, 0, 0.0), (wide, -2, 0.0), (wide, 2, 1.0), (wide, 2, -0.1)
+    ):  # fmt: skip
+        with at(f"in_features={n}, out_features={m}, rank={rank}, dropout={dropout}"):
+            base = student.build("linear", weight=tensor(rng.standard_normal((m, n))), bias=None)
             student.raises("ValueError", act=lambda b=base, r=rank, d=dropout: student.LoRALinear(b, r, 1.0, dropout=d))
 
 
@@ -287,11 +352,31 @@ def test_refuses_bad_arguments(student, oracle, rng):
 DROPS_ALL = 1 - 1e-9  # so near 1 that an update that passes through dropout is zero, whatever the random numbers
 
 
-def weight_after(lib: Session, own: bool, case: Case, *calls: str, training: bool = False, dtype: str = "float64") -> np.ndarray:
-    """base.weight, the Parameter that it was at first, after some calls of merge and unmerge."""
-    layer = make(lib, case._replace(weight=np.zeros_like(case.weight)), own, dropout=DROPS_ALL, dtype=dtype)
+def weight_after(
+    lib: Session,
+    own: bool,
+    case: Case,
+    *calls: str,
+    training: bool = False,
+    enabled: bool = True,
+    dtype: str = "float64",
+    earlier: Case | None = None,
+) -> np.ndarray:
+    """base.weight, the Parameter that it was at first, after some calls of merge and unmerge.
+
+    Args:
+        earlier: the layer was merged and unmerged with this case's factors before.
+    """
+    layer = make(lib, (earlier or case)._replace(weight=np.zeros_like(case.weight)), own, dropout=DROPS_ALL, dtype=dtype)
     layer.train(training)
+    if not enabled:
+        layer.enabled = False
     weight = lib.keep(layer.base.weight)
+    if earlier is not None:
+        layer.merge()
+        layer.unmerge()
+        lib.write(layer.lora_A, case.A, dtype)
+        lib.write(layer.lora_B, case.B, dtype)
     lib.write(weight, case.weight, dtype)  # as a checkpoint that is loaded into a wrapped model would
     for call in calls:
         getattr(layer, call)()
@@ -343,6 +428,16 @@ def test_twice_is_once(student, oracle, rng):
 
 
 @check("4.2", weight=1)
+def test_merge_of_new_factors(student, oracle, rng):
+    """A layer that was merged and unmerged before merges the factors that it has now."""
+    own = own_state(student, oracle)
+    case, earlier = draw(rng, *LADDER[1]), draw(rng, *LADDER[1])
+    with at(f"{case.rung}, other factors merged and unmerged before"):
+        got = weight_after(student, own, case, "merge", earlier=earlier)
+        close(got, oracle(weight_after, True, case, "merge"), "base.weight after merge()", known=case.weight)
+
+
+@check("4.2", weight=1)
 def test_flag(student, oracle, rng):
     """`merged` says whether the weight holds the update."""
     own = own_state(student, oracle)
@@ -356,12 +451,13 @@ def test_flag(student, oracle, rng):
 
 @check("4.2", weight=1)
 def test_merge_in_training_mode(student, oracle, rng):
-    """Training mode and dropout make no difference to what is merged."""
+    """Training mode, dropout and `enabled` make no difference to what is merged."""
     own = own_state(student, oracle)
     case = draw(rng, *LADDER[2])
-    with at(f"{case.rung}, dropout={DROPS_ALL}, training mode"):
-        got = weight_after(student, own, case, "merge", training=True)
-        close(got, oracle(weight_after, True, case, "merge"), "base.weight after merge()")
+    for enabled in (True, False):
+        with at(f"{case.rung}, dropout={DROPS_ALL}, training mode, enabled={enabled}"):
+            got = weight_after(student, own, case, "merge", training=True, enabled=enabled)
+            close(got, oracle(weight_after, True, case, "merge"), "base.weight after merge()", known=case.weight)
 
 
 @check("4.2", weight=1, tier="advanced")
@@ -520,14 +616,19 @@ def test_new_factors_are_trainable(student, oracle, rng):
 def test_set_rank_refuses(student, oracle, rng):
     """A rank out of range is a ValueError; changing the rank of a merged layer is a RuntimeError."""
     own = own_state(student, oracle)
-    for new_rank in (6, 0, -1):  # first the one that raises nothing where it is not checked
-        with at(f"in_features=5, out_features=7, set_rank({new_rank})"):
-            layer = make(student, spectral(rng, 2), own)
+    for new_rank, wide in ((6, False), (6, True), (0, False), (-1, False)):  # first those that raise nothing if unchecked
+        case = spectral(rng, 2)
+        if wide:
+            case = case._replace(weight=case.weight.T, A=case.B.T, B=case.A.T)
+        out_features, in_features = case.weight.shape
+        with at(f"in_features={in_features}, out_features={out_features}, set_rank({new_rank})"):
+            layer = make(student, case, own)
             student.raises("ValueError", act=lambda layer=layer, n=new_rank: layer.set_rank(n))
-    with at("a merged layer, set_rank(3)"):
-        layer = make(student, spectral(rng, 2), own)
-        layer.merged = True
-        student.raises("RuntimeError", act=lambda: layer.set_rank(3))
+    for new_rank in (3, 2):
+        with at(f"a merged layer of rank 2, set_rank({new_rank})"):
+            layer = make(student, spectral(rng, 2), own)
+            layer.merged = True
+            student.raises("RuntimeError", act=lambda layer=layer, n=new_rank: layer.set_rank(n))
 
 
 # --- task 4.4 ---
@@ -725,6 +826,24 @@ def test_shared_layer(student, oracle, rng):
         compare(student, oracle, rng, True, (["base", "k"], 2))
     with at("a Linear shared by two blocks, target_modules=['block.0.base'], then ['block.1.base']"):
         compare(student, oracle, rng, True, (["block.0.base"], 2), (["block.1.base"], 2))
+
+
+def among_lookalikes(lib: Session, own: bool) -> tuple[list[str], list[str]]:
+    if not own:
+        lib.supply("LoRALinear", lib.build("wrapper_class"))
+    model = lib.build("lookalikes", width=WIDTH)
+    lib.inject_lora(model, ["attn.q"], rank=2, alpha=3.0)
+    return lib.names_of("modules_of_type", model, lib.LoRALinear), lib.names_of("trainable_names", model)
+
+
+@check("4.4", weight=1, tier="advanced")
+def test_lookalikes(student, oracle, rng):
+    """A dot in a target is a dot, and a parameter of the model's own is frozen, also if its name begins with lora_."""
+    own = own_layer(student, oracle)
+    with at("Linear layers attn.q and attn_q, a parameter lora_scale, target_modules=['attn.q']"):
+        (names, trainable), (want_names, want_trainable) = among_lookalikes(student, own), oracle(among_lookalikes, own)
+        equal(names, want_names, "the list of places where a LoRALinear stands")
+        equal(trainable, want_trainable, "the list of trainable parameters")
 
 
 def places_by_generator(lib: Session, own: bool, seed: int) -> list[str]:

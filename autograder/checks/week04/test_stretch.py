@@ -75,10 +75,12 @@ def test_checkpointed_gradients(student, oracle, rng):
 def test_checkpointed_recomputes(student, oracle, rng):
     """Nothing from inside the block is kept for the backward pass, which calls the block's forward a second time."""
     x, g = rng.standard_normal((2, ROWS, 4))
-    args = (["calls", "kept"], int(rng.integers(2**31)), [[[x], {}]], [g], True, 0.0)
-    got, want = run(student, *args), oracle(run, *args)
-    equal(got["calls"], want["calls"], "the number of calls of the block's forward, before and after the backward pass")
-    equal(got["kept"], want["kept"], "how many numbers from inside the block autograd keeps")
+    for leaf in (True, False):
+        with at(f"x of shape {x.shape} that {'requires a' if leaf else 'requires no'} gradient"):
+            args = (["calls", "kept"], int(rng.integers(2**31)), [[[x], {}]], [g], leaf, 0.0)
+            got, want = run(student, *args), oracle(run, *args)
+            equal(got["calls"], want["calls"], "the number of calls of the block's forward, before and after the backward pass")
+            equal(got["kept"], want["kept"], "how many numbers from inside the block autograd keeps")
 
 
 def next_number(lib: Session, *args: object) -> np.ndarray:
@@ -161,7 +163,7 @@ def test_checkpointed_called_twice(student, oracle, rng):
 
 # --- task 4.6 ---
 
-RATES = ((0.001, 16.0), (0.5, 4.0), (0.02, 1.0))
+RATES = ((0.001, 16.0), (0.5, 4.0), (0.02, 0.5))
 
 
 def model_of(lib: Session, own: bool, seed: int, kind: str) -> Handle:
@@ -256,6 +258,29 @@ def test_plus_options(student, oracle, rng):
     own = own_layer(student, oracle)
     found, _ = group_rates(student, own, 0, "a head", 0.1, 2.0)
     equal(found["options"], oracle(group_rates, own, 0, "a head", 0.1, 2.0)[0]["options"], "the list of keys of the groups")
+
+
+def rates_of(lib: Session, own: bool, seed: int, part: str) -> dict:
+    """What the groups with the default ratio list, and the rates, for a small model."""
+    model = model_of(lib, own, seed, "a head" if part == "a Linear alone" else "one layer")
+    if part == "a Linear alone":
+        model = lib.keep(model.head)
+    if part == "a LoRALinear with a frozen lora_A":
+        model.requires_grad_(False)
+        model.layers[0].lora_B.requires_grad_(True)
+    return dict(lib.probe("rates", model, lib.lora_plus_groups(model, 0.25)))
+
+
+@check("4.6", weight=1, tier="advanced")
+def test_plus_edges(student, oracle, rng):
+    """The ratio is 16 unless it is given, and a model without LoRALinear, or of which only lora_B learns, has groups too."""
+    own = own_layer(student, oracle)
+    seed = int(rng.integers(2**31))
+    for part in ("one LoRALinear", "a Linear alone", "a LoRALinear with a frozen lora_A"):
+        with at(f"a model of {part}, lr=0.25, no ratio"):
+            got, want = rates_of(student, own, seed, part), oracle(rates_of, own, seed, part)
+            equal(got["listed"], want["listed"], "the list of all parameters in the groups")
+            equal(got["rate"], want["rate"], "the learning rates")
 
 
 @check("4.6", weight=1, tier="advanced")

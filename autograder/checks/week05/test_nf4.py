@@ -202,9 +202,10 @@ def test_zero_block(student, oracle, rng):
 def test_size_of_a_block(student, oracle, rng):
     """How large or small the numbers of a block are makes no difference to their codes."""
     values = supply_codebook(student, oracle)
-    sizes = rng.permutation(2.0 ** np.array([-40, -27, -14, 0, 13, 40]))
-    with at("blocks with magnitudes from 2^-40 to 2^40, block_size=8"):
-        compare_quantized(student, oracle, draw(rng, values, (6, 8), 8, sizes), 8)
+    for exponents, largest in (([-40, -27, -14, 0, 13, 40], 40), ([-110, 110], 110)):  # all are normal numbers of float32
+        sizes = rng.permutation(2.0 ** np.array(exponents))
+        with at(f"blocks with magnitudes from 2^-{largest} to 2^{largest}, block_size=8"):
+            compare_quantized(student, oracle, draw(rng, values, (len(sizes), 8), 8, sizes), 8)
 
 
 @check("5.2", weight=1, tier="advanced")
@@ -222,6 +223,29 @@ def test_dtypes(student, oracle, rng):
             # Half a step of the type is what one rounding errs by; 2e-5 is left to the codebook and to float32.
             bound = (half_step * (1 + 2 * half_step) + 2e-5) * np.abs(exact)
             close(student.read(y, x.shape, dtype), exact, "dequantize_nf4(...)", rtol=0, atol=bound)
+    for dtype, step in (("bfloat16", 2.0**-8), ("float16", 2.0**-11)):
+        with at(f"dtype {dtype}, quotients that lie between two values of it, one on each side of a midpoint"):
+            x = beside_midpoints(values, step)
+            close(quantized(student, x, len(x), dtype=dtype)[0], oracle(in_dtype, x, len(x), dtype)[0], "codes", rtol=0)
+
+
+def beside_midpoints(values: np.ndarray, step: float) -> np.ndarray:
+    """Numbers that a floating type holds, of which a quotient by the largest is rounded across a midpoint in that type.
+
+    Args:
+        step: the spacing of the type's numbers between 1/2 and 1.
+    """
+    found, middles = [], cells(values)[1:-1]
+    for largest in np.arange(17, 32) / 16:  # one constant for all
+        grid = np.arange(0.5, 1, step)
+        grid = np.concatenate([-grid[::-1], grid]) * 2.0 ** np.arange(0, -5, -1)[:, None]
+        exact = (grid.ravel() / largest).astype(np.float64)
+        spacing = 2.0 ** np.floor(np.log2(np.abs(exact))) * 2 * step
+        rounded = np.round(exact / spacing) * spacing
+        crossed = np.searchsorted(middles, exact) != np.searchsorted(middles, rounded)
+        clear = np.abs(exact[:, None] - middles).min(axis=1) > 2e-5
+        found.append(np.append(grid.ravel()[crossed & clear], largest))
+    return max(found, key=len).astype(np.float32)
 
 
 def in_dtype(lib: Session, x: np.ndarray, block_size: int, dtype: str) -> tuple[np.ndarray, np.ndarray]:
@@ -238,6 +262,10 @@ def test_row_major_order(student, oracle, rng):
         want = oracle(quantized, x, 3)
         close(student.read(pair[1], (8,), "float32"), want[1], "absmax", rtol=0)
         close(student.read(pair[0], x.shape, "uint8"), want[0], "codes", rtol=0)
+    with at("codes a transposed view of shape (4, 6), block_size=3"):
+        codes = student.build("week05.given", value=tensor(np.ascontiguousarray(want[0].T))).T
+        back, exact = student.dequantize_nf4(codes, tensor(want[1]), 3), oracle(dequantized, *want, 3)
+        close(student.read(back, x.shape, "float32"), exact, "dequantize_nf4(...)", rtol=0, atol=2e-5 * np.abs(exact))
 
 
 @check("5.2", weight=1, tier="advanced")
@@ -265,6 +293,10 @@ def test_refuses_bad_blocks(student, oracle, rng):
         with at(f"dequantize_nf4 of 12 codes with {count} constants, block_size=4"):
             few = tensor(np.ones(count, np.float32))
             student.raises("ValueError", act=lambda few=few: student.dequantize_nf4(codes, few, 4))
+    for count in (2, 4):  # one block too few or too many, where the last one is shorter
+        with at(f"dequantize_nf4 of 12 codes with {count} constants, block_size=5"):
+            few = tensor(np.ones(count, np.float32))
+            student.raises("ValueError", act=lambda few=few: student.dequantize_nf4(codes, few, 5))
     for block_size in (-4, 0):
         with at(f"block_size={block_size}"):
             student.raises("ValueError", act=lambda b=block_size: student.quantize_nf4(x, b))
@@ -298,7 +330,7 @@ def compare_doubly(student: Session, oracle, rng, count: int, *block_size: int) 
 def compare_restored(student: Session, oracle, rng, count: int, *block_size: int) -> None:
     codes = rng.integers(256, size=count).astype(np.uint8)
     scales = rng.uniform(0.1, 0.9, -(-count // (block_size[0] if block_size else 256))).astype(np.float32)
-    mean = np.float32(rng.uniform(1, 2))
+    mean = np.float32(rng.uniform(0.1, 2))
     got = restored(student, codes, scales, np.array(mean), *block_size)
     # A product and a sum in float32, of terms that are at most 2
     close(got, oracle(restored, codes, scales, np.array(mean), *block_size), "double_dequantize(...)", rtol=0, atol=4 * EPS)
@@ -333,6 +365,34 @@ def test_default_second_block(student, oracle, rng):
     with at("22 constants, block_size=16"):
         compare_doubly(student, oracle, rng, 22, 16)
         compare_restored(student, oracle, rng, 22, 16)
+
+
+def mean_of(lib: Session, absmax: np.ndarray, block_size: int) -> np.ndarray:
+    return lib.read(lib.double_quantize(tensor(absmax), block_size)[2], (), "float32")
+
+
+@check("5.3", weight=2)
+def test_one_mean(student, oracle, rng):
+    """The mean is that of all constants together, not that of a block."""
+    for count, block_size in ((8, 4), (6, 4), (40, 16)):
+        absmax = rng.uniform(0.5, 1, count).astype(np.float32)
+        absmax[block_size:] += np.float32(rng.uniform(1, 2))  # the blocks differ
+        with at(f"{count} constants, block_size={block_size}, larger ones behind the first block"), student.aside():
+            got = mean_of(student, absmax, block_size)
+        want = oracle(mean_of, absmax, block_size)
+        student.note([bool(np.allclose(got, want)), bool(np.allclose(got, absmax[:block_size].mean()))])
+        with at(f"{count} constants, block_size={block_size}, larger ones behind the first block"):
+            # A float32 sum of positive numbers, one after the other
+            close(got, want, "mean", rtol=count * EPS)
+
+
+@check("5.3", weight=1, tier="advanced")
+def test_size_of_constants(student, oracle, rng):
+    """How large or small the constants are makes no difference to their codes."""
+    for exponent in (-40, 40):
+        absmax = draw_constants(rng, oracle(float8), 16, 8) * np.float32(2.0**exponent)
+        with at(f"16 constants of about 2^{exponent}, block_size=8"):
+            close(doubly(student, absmax, 8)[0], oracle(doubly, absmax, 8)[0], "codes", rtol=0)
 
 
 def there_and_back(lib: Session, absmax: np.ndarray, block_size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -370,11 +430,12 @@ def test_double_refuses_bad_blocks(student, oracle, rng):
         with at(f"double_dequantize of 8 codes with {count} scales, block_size=4"):
             few = tensor(np.ones(count, np.float32))
             student.raises("ValueError", act=lambda few=few: student.double_dequantize(codes, few, mean, 4))
-    two = tensor(np.ones(2, np.float32))
     for block_size in (-4, 0):
         with at(f"block_size={block_size}"):
             student.raises("ValueError", act=lambda b=block_size: student.double_quantize(absmax, b))
-            student.raises("ValueError", act=lambda b=block_size: student.double_dequantize(codes, two, mean, b))
+            for count in (2, 8):
+                ones = tensor(np.ones(count, np.float32))
+                student.raises("ValueError", act=lambda s=ones, b=block_size: student.double_dequantize(codes, s, mean, b))
 
 
 # --- task 5.4 ---
@@ -441,8 +502,12 @@ def make(lib: Session, without: tuple[str, ...], case: Case, dtype: str = "float
     return layer, base
 
 
-def output(lib: Session, without: tuple[str, ...], case: Case, x: np.ndarray, dtype: str = "float32") -> np.ndarray:
-    return lib.read(make(lib, without, case, dtype)[0](tensor(x, dtype)), (*x.shape[:-1], len(case.weight)), dtype)
+def output(
+    lib: Session, without: tuple[str, ...], case: Case, x: np.ndarray, dtype: str = "float32", training: bool = True
+) -> np.ndarray:
+    layer, _ = make(lib, without, case, dtype)
+    layer.train(training)
+    return lib.read(layer(tensor(x, dtype)), (*x.shape[:-1], len(case.weight)), dtype)
 
 
 def normal(rng, *shape: int) -> np.ndarray:
@@ -467,7 +532,35 @@ def compare_outputs(student: Session, oracle, rng, shape: tuple, leadings: tuple
 def test_qlora_forward(student, oracle, rng):
     """The output is W x + b + (alpha / rank) B A x, where W is the weight after NF4 and double quantisation."""
     for shape in LADDER:
-        compare_outputs(student, oracle, rng, shape, ((4,), (2, 3), ()))
+        compare_outputs(student, oracle, rng, shape, ((4,), (2, 3), (), (2, 1, 3)))
+
+
+@check("5.4", weight=1)
+def test_qlora_in_evaluation(student, oracle, rng):
+    """In evaluation mode the layer computes the same, the branch of the factors included."""
+    without = lacking(student, oracle)
+    case = draw_case(rng, oracle, *LADDER[1])
+    x = normal(rng, 3, 8)
+    with at(f"{case.rung}, evaluation mode"):
+        want = oracle(output, without, case, x)
+        close(output(student, without, case, x, training=False), want, "layer(x)", rtol=RTOL)
+
+
+def strided_output(lib: Session, without: tuple[str, ...], case: Case, x: np.ndarray) -> np.ndarray:
+    layer, _ = make(lib, without, case)
+    return lib.read(layer(lib.build("column_major", value=tensor(x))), (*x.shape[:-1], len(case.weight)), "float32")
+
+
+@check("5.4", weight=1, tier="advanced")
+def test_qlora_strides(student, oracle, rng):
+    """The input may be a view whose elements do not lie row after row in memory, as a transposed tensor is."""
+    without = lacking(student, oracle)
+    case = draw_case(rng, oracle, *LADDER[1])
+    for leading in ((4,), (2, 3)):
+        x = normal(rng, *leading, 8)
+        with at(f"{case.rung}, x a transposed view of shape {x.shape}"):
+            want = oracle(output, without, case, x)
+            close(strided_output(student, without, case, x), want, "layer(x)", rtol=RTOL)
 
 
 @check("5.4", weight=1)
@@ -504,6 +597,21 @@ def test_qlora_start(student, oracle, rng):
             close(y, weight_only, "layer(x) of a new layer", rtol=RTOL)
 
 
+@check("5.4", weight=1)
+def test_qlora_each_is_drawn(student, oracle, rng):
+    """Two new layers have different A: it is drawn anew for each."""
+    without = lacking(student, oracle)
+    case = draw_case(rng, oracle, *LADDER[1])
+    x = normal(rng, 4, 8)
+    with at(case.rung):
+        first, second = (start(student, without, case, x)[0] for _ in range(2))
+        student.note([int(np.linalg.matrix_rank(first)), bool((first == second).all())])
+        demand(
+            bool((first != second).any()),
+            "lora_A of two new layers holds the same numbers\n  expected: random ones, drawn anew for each layer",
+        )
+
+
 def numbers(lib: Session, without: tuple[str, ...], case: Case) -> dict[str, float]:
     layer, _ = make(lib, without, case)
     return {name: lib.number(getattr(layer, name)) for name in ("rank", "alpha", "scaling")}
@@ -518,11 +626,16 @@ def bias_of(lib: Session, without: tuple[str, ...], case: Case) -> tuple[np.ndar
 def test_qlora_attributes(student, oracle, rng):
     """rank, alpha, scaling and bias are what the contract says, and the bias is frozen."""
     without = lacking(student, oracle)
-    case = draw_case(rng, oracle, *LADDER[1])
+    case = draw_case(rng, oracle, *LADDER[0])
     with at(case.rung):
         got, want = numbers(student, without, case), oracle(numbers, without, case)
         for name in want:
             close(np.array(got[name]), np.array(want[name]), name, rtol=1e-12)
+        layer, _ = make(student, without, case)
+        none = student.probe("same", layer.bias, None)
+        demand(none is True, "bias of a layer whose base has none is not None\n  expected: None")
+    case = draw_case(rng, oracle, *LADDER[1])
+    with at(case.rung):
         (bias, trainable), (want_bias, frozen) = bias_of(student, without, case), oracle(bias_of, without, case)
         close(bias, want_bias, "bias", rtol=0)
         equal(trainable, frozen, "bias.requires_grad")
@@ -542,24 +655,28 @@ def backward(lib: Session, without: tuple[str, ...], case: Case, x: np.ndarray, 
 
 @check("5.4", weight=3)
 def test_qlora_gradients(student, oracle, rng):
-    """Back-propagation gives x, lora_A and lora_B their gradients, in every call, and nothing else any."""
+    """Back-propagation gives x, lora_A and lora_B their gradients, in every pass of every call, and nothing else any."""
     without = lacking(student, oracle)
     for shape in LADDER:
         case = draw_case(rng, oracle, *shape)
         x, cotangents = normal(rng, 4, shape[0]), [normal(rng, 4, shape[1]) for _ in range(2)]
         with at(case.rung):
             got, want = backward(student, without, case, x, cotangents), oracle(backward, without, case, x, cotangents)
-            for call, (mine, right) in enumerate(zip(got["arrays"], want["arrays"], strict=True), start=1):
+            passes = [(call, n) for call in (1, 2) for n in (1, 2)]
+            for (call, n), mine, right in zip(passes, got["arrays"], want["arrays"], strict=True):
                 for name in right:
-                    close(mine[name], right[name], f"the gradient of {name} in call {call}", rtol=RTOL)
-            equal(got["names"], want["names"], "what got a gradient in each call")
+                    close(mine[name], right[name], f"the gradient of {name} in backward pass {n} of call {call}", rtol=RTOL)
+            equal(got["names"], want["names"], "what got a gradient in each backward pass")
             equal(got["base"], want["base"], "the list of parameters of base that got a gradient")
             equal(got["trainable"], want["trainable"], "the list of trainable parameters")
 
 
 @check("5.4", weight=2)
 def test_qlora_memory(student, oracle, rng):
-    """The layer keeps codes and constants in a byte each, and neither the weight nor its constants in full precision."""
+    """The layer keeps codes and constants in a byte each, and neither the weight nor its constants in full precision.
+
+    What a call leaves behind elsewhere, in a dictionary of the file, say, counts too.
+    """
     without = lacking(student, oracle)
     in_features, out_features, block_size = 256, 192, 8  # enough blocks for their constants to count
     weight = normal(rng, out_features, in_features)
@@ -573,7 +690,8 @@ def test_qlora_memory(student, oracle, rng):
         for when, argument in (("a new layer", None), ("a layer after a call", tensor(x))):
             found = student.probe("week05.kept", layer, base, argument)
             # How much is needed is free; whether it is too much, and by a float for each weight, is not.
-            student.trace[-1] = [found["base"], found["bytes"] > bound, round((found["bytes"] - bound) / weight.nbytes) > 0]
+            apart, excess = found["elsewhere"] > 4096, found["bytes"] - bound
+            student.trace[-1] = [found["base"], excess > 0, round(excess / weight.nbytes) > 0, apart]
             demand(not found["base"], f"{when} leads to base.weight\n  expected: codes and constants only")
             demand(found["bytes"] <= bound, f"the tensors of {when} hold {found['bytes']} bytes\n  expected: at most {bound}")
 
@@ -581,6 +699,7 @@ def test_qlora_memory(student, oracle, rng):
 def reloaded(lib: Session, without: tuple[str, ...], case: Case, other: Case, x: np.ndarray) -> np.ndarray:
     first, _ = make(lib, without, case)
     second, _ = make(lib, without, other)
+    lib.keep(second(tensor(x)))  # whatever it remembers of this call is of no use afterwards
     second.load_state_dict(first.state_dict())
     return lib.read(second(tensor(x)), (len(x), len(case.weight)), "float32")
 
@@ -634,10 +753,11 @@ def test_qlora_refuses_bad_arguments(student, oracle, rng):
     """A rank outside 1 ... min(in_features, out_features) is a ValueError, and so is a block_size below 1."""
     without = lacking(student, oracle)
     # A rank that is too large comes first: unchecked it raises nothing, while a rank of 0 may divide by zero.
-    refused = [(4, 5), (0, 5), (-2, 5)] + (
-        [] if "quantize_nf4" in without else [(2, 0), (2, -3)]
+    wide, tall = (5, 3), (3, 5)
+    refused = [(wide, 4, 5), (tall, 4, 5), (wide, 0, 5), (wide, -2, 5)] + (
+        [] if "quantize_nf4" in without else [(wide, 2, 0), (wide, 2, -3)]
     )  # the block_size is quantize_nf4's to refuse
-    for rank, block_size in refused:
-        with at(f"in_features=5, out_features=3, rank={rank}, block_size={block_size}"):
-            base = student.build("linear", weight=tensor(normal(rng, 3, 5)), bias=None)
+    for (n, m), rank, block_size in refused:
+        with at(f"in_features={n}, out_features={m}, rank={rank}, block_size={block_size}"):
+            base = student.build("linear", weight=tensor(normal(rng, m, n)), bias=None)
             student.raises("ValueError", act=lambda b=base, r=rank, s=block_size: student.QLoRALinear(b, r, 1.0, s))

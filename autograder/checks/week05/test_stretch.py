@@ -102,6 +102,28 @@ def test_affine_last_block(student, oracle, rng):
 
 
 @check("5.5", weight=1, tier="advanced")
+def test_affine_size_of_a_block(student, oracle, rng):
+    """How large or small the numbers of a block are makes no difference to their integers."""
+    for exponent in (-40, 40):
+        with at(f"num_bits=4, x of shape (3, 8) and of size 2^{exponent}, block_size=8"):
+            compare_affine(student, oracle, draw_affine(rng, 4, (3, 8), 8) * np.float32(2.0**exponent), 4, 8)
+
+
+@check("5.5", weight=1, tier="advanced")
+def test_affine_strides(student, oracle, rng):
+    """Blocks follow the rows of the tensor as it is indexed, also where it is a transposed view."""
+    x = draw_affine(rng, 4, (4, 6), 3)
+    want = oracle(affine, x, 4, 3)
+    with at("a transposed view of shape (4, 6), block_size=3"):
+        q = student.quantize_affine(student.build("column_major", value=tensor(x)), 4, 3)[0]
+        close(student.read(q, x.shape, "uint8"), want[0], "q", rtol=0)
+        integers = student.build("column_major", value=tensor(want[0]))
+        back = student.dequantize_affine(integers, tensor(want[1]), tensor(want[2]), 3)
+        exact = oracle(restored_affine, *want, 3)
+        close(student.read(back, x.shape, "float32"), exact, "dequantize_affine(...)", rtol=1e-6)
+
+
+@check("5.5", weight=1, tier="advanced")
 def test_affine_stays_in_range(student, oracle, rng):
     """Where both ends of the range are ties, the integers stay within their bits, a step from x at most."""
     for num_bits in (4, 8):
@@ -142,7 +164,7 @@ def test_affine_dtypes(student, oracle, rng):
 def test_affine_refuses_other_blocks(student, oracle, rng):
     """A number of scales that is not that of the blocks, or a block_size below 1, is a ValueError."""
     q = tensor(np.full((3, 4), 5, np.uint8))
-    for count, block_size in ((2, 4), (4, 4), (3, 0), (3, -4)):
+    for count, block_size in ((2, 4), (4, 4), (3, 0), (3, -4), (12, 0)):
         scale, zero_point = tensor(np.ones(count, np.float32)), tensor(np.ones(count, np.uint8))
         with at(f"dequantize_affine of 12 integers with {count} scales, block_size={block_size}"):
             student.raises("ValueError", act=lambda s=scale, z=zero_point, b=block_size: student.dequantize_affine(q, s, z, b))
@@ -186,6 +208,19 @@ def test_odd_number_of_codes(student, oracle, rng):
             data = oracle(packed, codes)
             close(packed(student, codes), data, "pack_nibbles(codes)", rtol=0)
             close(unpacked(student, data, shape), codes, "unpack_nibbles(packed, shape)", rtol=0)
+
+
+@check("5.6", weight=1, tier="advanced")
+def test_pack_of_a_view(student, oracle, rng):
+    """Codes are taken as they are indexed, also of a transposed view, and they do not change."""
+    codes = rng.integers(1, 16, size=(4, 6)).astype(np.uint8)
+    with at("codes a transposed view of shape (4, 6)"):
+        data = student.pack_nibbles(student.build("column_major", value=tensor(codes)))
+        close(student.read(data, (12,), "uint8"), oracle(packed, codes), "pack_nibbles(codes)", rtol=0)
+    with at("codes of shape (4, 6)"):
+        given = student.build("week05.given", value=tensor(codes))
+        student.pack_nibbles(given)
+        close(student.read(given, codes.shape, "uint8"), codes, "codes afterwards", rtol=0)
 
 
 @check("5.6", weight=1, tier="advanced")

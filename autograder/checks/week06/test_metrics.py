@@ -79,9 +79,10 @@ def test_max_error(student, oracle, rng):
 def test_float32_weights(student, oracle, rng):
     """The error of merging into float32 weights is measured too: in float64, which does not round as they do."""
     for shape in SHAPES:
-        base, delta = rng.standard_normal(shape), 1e-7 * rng.standard_normal(shape)
-        with at(f"weights of shape {shape}, dtype float32"):
-            compare_figures(student, oracle, FIGURES, 1e-7, base, delta, "float32")
+        for size in (1e-7, 1.0):  # an update of the weights' size is itself rounded where the sum is made in float32
+            base, delta = rng.standard_normal(shape), size * rng.standard_normal(shape)
+            with at(f"weights of shape {shape}, dtype float32, an update of size {size:g}"):
+                compare_figures(student, oracle, FIGURES, 1e-7, base, delta, "float32")
 
 
 @check("6.1", weight=1, tier="advanced")
@@ -95,14 +96,15 @@ def test_dtypes_of_the_arguments(student, oracle, rng):
 
 @check("6.1", weight=1)
 def test_arguments_are_left(student, oracle, rng):
-    """Measuring changes neither base nor delta, also where base has the dtype already."""
-    for dtype in ("float64", "bfloat16"):
+    """Measuring changes neither base nor delta, whether base has the dtype already or has to be rounded to it."""
+    for dtype, stored in (("float64", "float64"), ("bfloat16", "bfloat16"), ("float64", "bfloat16")):
         base, delta = weights_and_update(rng, (4, 11), "bfloat16")
-        base = np.round(base * 2**8) / 2**8  # held by bfloat16 as it is
-        with at(f"base and delta of dtype {dtype}, merged in {dtype}"):
+        if dtype == stored:
+            base = np.round(base * 2**8) / 2**8  # held by bfloat16 as it is
+        with at(f"base and delta of dtype {dtype}, merged in {stored}"):
             weights, update = student.build("week06.held", value=tensor(base, dtype)), tensor(delta, "float64")
             held = student.build("week06.held", value=update)
-            student.merge_error(weights, held, student.build("dtype", name=dtype))
+            student.merge_error(weights, held, student.build("dtype", name=stored))
             close(student.read(weights, base.shape, dtype), base, "base after merge_error", rtol=0)
             close(student.read(held, delta.shape), delta, "delta after merge_error", rtol=0)
 
@@ -120,7 +122,7 @@ def test_merge_error_refuses(student, oracle, rng):
     """Shapes that differ are a ValueError, also where they could be broadcast; so is an update of zeros."""
     base, delta = weights_and_update(rng, (4, 11), "bfloat16")
     delta[0, 0] = 2.0**-12
-    for name, wrong in (("(11,)", delta[0]), ("(1, 11)", delta[:1]), ("(4, 11), all zero", 0 * delta)):
+    for name, wrong in (("(11,)", delta[0]), ("(1, 11)", delta[:1]), ("(11, 4)", delta.T), ("(4, 11), all zero", 0 * delta)):
         with at(f"base of shape (4, 11), delta of shape {name}"):
             dtype = student.build("dtype", name="bfloat16")
             student.raises("ValueError", act=lambda d=wrong, t=dtype: student.merge_error(tensor(base), tensor(d), t))
@@ -211,6 +213,15 @@ def test_order_of_the_steps(student, oracle, rng):
     compare_texts(student, oracle, ["３㎏", "２０℃ ①", "Ａ　Ｂ＋Ｃ", "A-n ＴＨＥ"], "zh")
 
 
+@check("6.2", weight=1, tier="advanced")
+def test_all_of_unicode(student, oracle, rng):
+    """Letters and symbols of all of Unicode are treated by the same rules, and nothing but whitespace ends a word."""
+    # Accents are composed, an sharp s stays, a soft hyphen is no whitespace, and some symbols lie beyond 0xFFFF.
+    texts = ["Caf\u00e9", "Cafe\u0301", "Stra\u00dfe", "the\u00adory", "tea \U0001f600", "\U0001d41a cat", "\ud55c\uad6d"]
+    for lang in ("en", "zh"):
+        compare_texts(student, oracle, texts, lang)
+
+
 @check("6.2", weight=3, gate=True)
 def test_exact_match(student, oracle, rng):
     """exact_match is 1 where the normalised prediction is a normalised reference, and 0 otherwise."""
@@ -248,6 +259,8 @@ def test_chinese_scores(student, oracle, rng):
         ["低秩模型", ["低秩适配"], "zh"],
         ["a 模型", ["模型"], "zh"],
         ["ＡＢ 型", ["ab型"], "zh"],
+        ["低秩适配", ["低 秩\n适配"], "zh"],
+        ["a模型", ["a 模型"], "zh"],
     ]
     calls += [[draw_chinese(rng, n), [draw_chinese(rng, m)], "zh"] for n, m in ((4, 6), (12, 9))]
     compare_scores(student, oracle, "token_f1", calls)
@@ -276,9 +289,10 @@ def test_empty_answers(student, oracle, rng):
 @check("6.2", weight=1, tier="advanced")
 def test_answers_refuse(student, oracle, rng):
     """An unknown language, or no reference at all, is a ValueError."""
-    for lang in ("fr", "EN", ""):
+    for lang in ("fr", "EN", "", "en-US"):
         with at(f"lang={lang!r}"):
             student.raises("ValueError", act=lambda name=lang: student.normalize_answer("cat", name))
+            student.raises("ValueError", act=lambda name=lang: student.normalize_answer("", name))
             student.raises("ValueError", act=lambda name=lang: student.exact_match("cat", ["cat"], name))
             student.raises("ValueError", act=lambda name=lang: student.token_f1("cat", ["cat"], name))
     with at("no reference"):
@@ -364,6 +378,34 @@ def test_large_logits(student, oracle, rng):
         logits, labels = draw_pair(rng, 2, 5, 4)
         with at(f"logits around {shift:g}"):
             compare_perplexity(student, oracle, [(logits + shift, labels)])
+    logits, labels = draw_pair(rng, 2, 8, 4, keep=1.0)
+    logits[0, 2, labels[0, 3]] -= 1e3  # of probability 0 in any precision, but its logarithm is finite
+    with at("a label whose logit is 1000 below the others"):
+        compare_perplexity(student, oracle, [(logits, labels)])
+
+
+def strided(lib: Session, logits: Array, labels: Array) -> float:
+    return lib.number(lib.perplexity([tuple(lib.build("column_major", value=tensor(array)) for array in (logits, labels))]))
+
+
+@check("6.3", weight=1, tier="advanced")
+def test_strided_logits(student, oracle, rng):
+    """Logits and labels may be views whose elements do not lie row after row in memory."""
+    pair = draw_pair(rng, 3, 6, 5)
+    with at("transposed views of logits of shape (3, 6, 5) and of their labels"):
+        close(np.array(strided(student, *pair)), np.array(oracle(strided, *pair)), "the perplexity")
+
+
+@check("6.3", weight=1, tier="advanced")
+def test_plain_perplexities(student, oracle, rng):
+    """Both perplexities are plain numbers and no tensors."""
+    pairs = [tuple(tensor(array) for array in draw_pair(rng, 2, 4, 5))]
+    model = student.build("week06.language_model", seed=0, vocabulary=7, width=3, memory=2)
+    with student.aside():
+        found = [student.perplexity(pairs), student.sliding_window_perplexity(model, tensor(rng.integers(0, 7, 9)), 4, 2)]
+        kinds = [student.names_of("week06.kinds", value) for value in found]
+    student.note(kinds)
+    equal(kinds, [["number"], ["number"]], "the kinds of the two results")
 
 
 @check("6.3", weight=1, tier="advanced")
@@ -424,13 +466,17 @@ def test_bounded_context(student, oracle, rng):
 
 @check("6.3", weight=1)
 def test_calls_of_the_model(student, oracle, rng):
-    """The model gets at most `window` tokens at once, in two dimensions, and records no gradients."""
+    """The model gets at most `window` tokens at once, in its own mode, and records no gradients; others do afterwards."""
     with at("a text of 11 tokens, window=5, stride=3"), student.aside():
         _, seen = slid(student, 3, 4, rng.integers(0, 7, 11), 5, 3)
+        enabled = student.probe("week06.grad_enabled")
     longest, grads = max(call["length"] for call in seen), any(call["grad"] for call in seen)
-    student.note([longest, grads])
+    evaluating = not all(call["training"] for call in seen)
+    student.note([longest, grads, evaluating, enabled])
     demand(longest <= 5, f"the model got {longest} tokens at once\n  expected: 5 at most, the window")
     demand(not grads, "the model was called with gradients recorded\n  expected: under torch.no_grad()")
+    demand(not evaluating, "the model was put into evaluation mode\n  expected: the mode that the caller set")
+    demand(enabled, "gradients are switched off after the call\n  expected: enabled again, as they were before")
 
 
 @check("6.3", weight=1)
@@ -558,6 +604,20 @@ def test_max_length(student, oracle, rng):
         dialogues = [draw_dialogue(rng, roles) for roles in ("ua", "suaua", "a")]
         with at(f"max_length={limit}, {rung(dialogues)}"):
             compare_batches(student, oracle, ("input_ids", "attention_mask", "labels"), dialogues, EOS, PAD, limit)
+    dialogues = [draw_dialogue(rng, roles) for roles in ("ua", "suaua")]
+    longest = oracle(collated, dialogues)["input_ids"].data.shape[1]
+    for limit in (longest - 1, longest):
+        with at(f"max_length={limit}, {rung(dialogues)}"):
+            compare_batches(student, oracle, ("input_ids", "attention_mask", "labels"), dialogues, EOS, PAD, limit)
+
+
+@check("6.4", weight=1)
+def test_roles_in_any_order(student, oracle, rng):
+    """The roles come in any order: a system message in the middle, an answer first, two questions in a row."""
+    for roles in ("usa", "asu", "uuaa", "aasau"):
+        dialogues = [draw_dialogue(rng, roles)]
+        with at(rung(dialogues)):
+            compare_batches(student, oracle, ("input_ids", "attention_mask", "labels"), dialogues)
 
 
 @check("6.4", weight=1, tier="advanced")
@@ -601,14 +661,14 @@ def trained(lib: Session, seed: int, batches: list[dict[str, Array]], **how: Any
     """A step of gradient descent: the loss, the parameters after it, how the model was called, and the scaler's scale.
 
     Of `how`: dtype of the model, autocast, scale (the scaler's first), norm (the largest allowed), stale (a value that all
-    gradients have before), overflow (a gradient is infinite), evaluating (the model's mode).
+    gradients have before), overflow (a gradient is infinite), evaluating (the model's mode), groups (of the optimizer).
     """
     options = {"vocabulary": VOCABULARY, "width": WIDTH, "memory": MEMORY, "dtype": how.get("dtype", "float64")}
     model = lib.build("week06.language_model", seed=seed, overflow=how.get("overflow", False), **options)
     if how.get("evaluating"):
         model.eval()
     # With momentum an optimizer remembers what a second step, or one on other gradients, would show.
-    optimizer = lib.build("week06.optimizer", model=model, lr=0.5, momentum=0.9)
+    optimizer = lib.build("week06.optimizer", model=model, lr=0.5, momentum=0.9, groups=how.get("groups", 1))
     arguments: dict[str, Any] = {}
     if "autocast" in how:
         arguments["autocast_dtype"] = lib.build("dtype", name=how["autocast"])
@@ -687,11 +747,13 @@ def test_accumulation(student, oracle, rng):
 
 @check("6.4", weight=1)
 def test_one_graph_at_a_time(student, oracle, rng):
-    """Each micro-batch is back-propagated before the next one is computed."""
+    """Each micro-batch is back-propagated, and its graph freed, before the next one is computed."""
     with student.aside():
-        events = trained(student, 1, even(rng))["watched"]["events"]
-    student.note(events)
+        watched = trained(student, 1, even(rng))["watched"]
+    events, graphs = watched["events"], max(call["graphs"] for call in watched["seen"])
+    student.note([events, graphs])
     equal(events, ["forward", "backward"] * 3, "the list of the model's passes, with three micro-batches,")
+    demand(graphs == 0, f"{graphs} earlier graphs were in memory still when the model was called\n  expected: 0")
 
 
 @check("6.4", weight=1)
@@ -780,9 +842,10 @@ def test_overflow(student, oracle, rng):
 def test_clipping(student, oracle, rng):
     """The gradients of all micro-batches together are clipped once, after they were unscaled."""
     seed, batches = int(rng.integers(2**31)), even(rng)
-    for how in ({"norm": 0.01}, {"norm": 1e3}, {"norm": 0.01, "scale": 2.0**10}):
+    for how in ({"norm": 0.01}, {"norm": 1e3}, {"norm": 0.01, "scale": 2.0**10}, {"norm": 0.01, "groups": 2}, {"norm": 0.0}):
         scaled = f", a scaler that begins with {how['scale']:g}" if "scale" in how else ""
-        with at(f"max_grad_norm={how['norm']:g}{scaled}"):
+        grouped = ", an optimizer with two groups of parameters" if "groups" in how else ""
+        with at(f"max_grad_norm={how['norm']:g}{scaled}{grouped}"):
             got, want = step(student, seed, batches, **how), told(oracle, seed, batches, how)
             # clip_grad_norm_ adds 1e-6 to the norm before it divides, others do not: 1e-6 of a gradient of about 1.
             same_step(got, want, rtol=1e-5 if how["norm"] < 1 else 1e-9)
@@ -808,7 +871,7 @@ def test_dialogues_and_batches_are_left(student, oracle, rng):
 
 @check("6.4", weight=1, tier="advanced")
 def test_step_refuses(student, oracle, rng):
-    """Nothing to predict in all micro-batches is a ValueError, and nothing has moved."""
+    """Nothing to predict in all micro-batches is a ValueError, and no parameter or gradient has changed."""
     batches = uneven(rng)
     for batch in batches:
         batch["labels"][:, 1:] = -100
@@ -817,6 +880,10 @@ def test_step_refuses(student, oracle, rng):
             model = student.build("week06.language_model", seed=0, vocabulary=VOCABULARY, width=WIDTH, memory=MEMORY)
             optimizer = student.build("week06.optimizer", model=model, lr=0.5)
             before = student.read(model.head.weight, (VOCABULARY, WIDTH))
+            student.build("week06.stale", model=model, value=3.0)
+            gradient = student.read(model.head.weight.grad, (VOCABULARY, WIDTH))
             inputs = given(student, some)
             student.raises("ValueError", act=lambda a=(model, inputs, optimizer): student.train_step(*a))
             close(student.read(model.head.weight, (VOCABULARY, WIDTH)), before, "head.weight after the error", rtol=0)
+            left = student.read(model.head.weight.grad, (VOCABULARY, WIDTH))
+            close(left, gradient, "head.weight.grad after the error", rtol=0)

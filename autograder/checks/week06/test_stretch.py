@@ -88,6 +88,15 @@ def test_edges(student, oracle, rng):
 
 
 @check("6.5", weight=1, tier="advanced")
+def test_values_are_left(student, oracle, rng):
+    """The list of values is not changed, its order included."""
+    values = [float(value) for value in rng.standard_normal(9)]
+    held = student.build("week06.held", value=values)
+    student.bootstrap_ci(held, 0.9, 20, 1)
+    equal(student.probe("week06.plain", held), values, "the values after bootstrap_ci")
+
+
+@check("6.5", weight=1, tier="advanced")
 def test_bootstrap_refuses(student, oracle, rng):
     """No values, or a level outside of (0, 1), is a ValueError."""
     for values, level in (([], 0.95), ([1.0, 2.0], 1.0), ([1.0, 2.0], 0.0), ([1.0, 2.0], 1.5), ([1.0, 2.0], 95)):

@@ -162,6 +162,29 @@ def test_budget_is_exact(student, oracle, rng):
 
 
 @check("7.6", weight=1, tier="advanced")
+def test_budget_compares_as_they_are(student, oracle, rng):
+    """Scores are compared as they are: differences below float32's precision count, and so does the sign."""
+    values = 1 + 1e-12 * np.sort(rng.uniform(1, 2, 7))  # equal in float32, where a tie's place then decides: rising and falling
+    tiny = {name: 1e-30 * s for name, s in draw_scores(rng, 3, 4).items()}
+    negative = {name: -s for name, s in draw_scores(rng, 4, 2).items()}
+    cases = {
+        "scores that rise by about 1e-12, budget=3": {"q": values[:4], "k": values[4:]},
+        "scores that fall by about 1e-12, budget=3": {"q": values[:2:-1], "k": values[2::-1]},
+        "scores of the order of 1e-30, budget=3": tiny,
+        "scores that are negative, budget=3": negative,
+    }
+    found = []
+    for rung, scores in cases.items():
+        with at(rung):
+            found.append(masks(student, scores, 3))
+    for (rung, scores), got in zip(cases.items(), found, strict=True):
+        with at(rung):
+            want = oracle(masks, scores, 3)
+            for name in want:
+                equal(got[name].tolist(), want[name].tolist(), f"the mask of {name}")
+
+
+@check("7.6", weight=1, tier="advanced")
 def test_budget_dtype(student, oracle, rng):
     """Scores of any floating type give masks of dtype bool."""
     scores = draw_scores(rng, 2, 3)
@@ -384,6 +407,7 @@ class Model(NamedTuple):
     seed: int
     disabled: list[str]
     sharpness: float = 1.0
+    itself: bool = False
 
     def build(self, lib: Session, **more: object) -> Handle:
         return lib.build("week07.policy", vocabulary=VOCABULARY, width=WIDTH, **self._asdict(), **more)
@@ -452,6 +476,16 @@ def test_dpo_restores_the_adapters(student, oracle, rng):
             (loss, found), (want, before) = switches(student, model, pairs), oracle(switches, model, pairs)
             close(loss, want, "the loss")
             equal(found, before, "`enabled` of the adapter layers after the call")
+
+
+@check("7.8", weight=1, tier="advanced")
+def test_dpo_model_is_an_adapter(student, oracle, rng):
+    """`model.modules()` holds the model itself: where it is an adapter layer, it is disabled in the reference as well."""
+    model, pairs = new_model(rng)._replace(itself=True), draw_pairs(rng, 2, (4, 5), 1, 1)
+    with at("a model that is an adapter layer itself"):
+        (loss, found), (want, before) = switches(student, model, pairs), oracle(switches, model, pairs)
+        close(loss, want, "the loss")
+        equal(found, before, "`enabled` of the adapter layers after the call")
 
 
 @check("7.8", weight=1, tier="advanced")

@@ -156,6 +156,8 @@ def test_average_refuses(student, oracle, rng):
         "samples=[0, 0]": hand_over(student, [c._replace(samples=0) for c in clients]),
         "ranks 2 and 1": hand_over(student, [clients[0], client(rng, 3, 4, 1, 5.0, 6)]),
         "alphas 5.0 and 7.0": hand_over(student, [clients[0], clients[1]._replace(alpha=7.0)]),
+        "ranks 2, 2 and 1": hand_over(student, [*clients, client(rng, 3, 4, 1, 5.0, 6)]),
+        "alphas 5.0, 5.0 and 7.0": hand_over(student, [*clients, clients[1]._replace(alpha=7.0)]),
     }
     for name in ("fedavg_factors", "fedavg_exact"):
         for case, args in wrong.items():
@@ -335,13 +337,13 @@ def test_reparameterize(student, oracle, rng):
 def gradients(lib: Session, bank: Bank, cotangents: list[np.ndarray]) -> dict[str, np.ndarray]:
     weights, seeds = [tensor(W) for W in bank.weights], [tensor(c) for c in cotangents]
     found = lib.probe("week08.generated_gradients", generator(lib, bank), tensor(bank.task), weights, seeds)
-    like = {"gate": bank.gate, "bank_A": bank.A, "bank_B": bank.B}
+    like = {"gate": bank.gate, "bank_A": bank.A, "bank_B": bank.B, "task": bank.task}
     return {name: lib.array(found.get(name), f"the gradient of {name}", value.shape) for name, value in like.items()}
 
 
 @check("8.3", weight=2)
 def test_generator_learns(student, oracle, rng):
-    """Gradients reach gate, bank_A and bank_B through the merged weights."""
+    """Gradients reach gate, bank_A, bank_B and the task through the merged weights."""
     for shape in BANKS:
         bank = draw_bank(rng, *shape)
         cotangents = [rng.standard_normal(W.shape) for W in bank.weights]
@@ -369,6 +371,52 @@ def test_base_is_reused(student, oracle, rng):
 
 def start(lib: Session, sizes: tuple) -> dict[str, list[int]]:
     return lib.probe("week08.shapes", lib.LoRAGenerator(*sizes))
+
+
+def calls(lib: Session, bank: Bank, other: Bank) -> list[np.ndarray]:
+    """route(task) for one task in both modes, and after the parameters have changed: what an earlier call kept shows."""
+    made, task = generator(lib, bank), lib.build("week08.tensors", items=[tensor(bank.task)])[0]
+    found = []
+    for training in (True, False):
+        made.train(training)
+        found.append(lib.read(made.route(task), bank.gate.shape[:2]))
+    for name, value in (("gate", other.gate), ("bank_A", other.A), ("bank_B", other.B)):
+        lib.write(getattr(made, name), value)
+    found.append(lib.read(made.route(task), bank.gate.shape[:2]))
+    factors = made(task)
+    return [*found, lib.read(factors[0], (len(bank.gate), *bank.A.shape[1:]))]
+
+
+@check("8.3", weight=1, tier="advanced")
+def test_generator_called_again(student, oracle, rng):
+    """Every call computes with what the parameters are then, in training and in evaluation mode alike."""
+    bank, other = (draw_bank(rng, *BANKS[1]) for _ in range(2))
+    with at(bank.rung):
+        what = ("route(task) in training", "route(task) in evaluation mode", "route(task) after the parameters changed")
+        found = zip(calls(student, bank, other), oracle(calls, bank, other), strict=True)
+        for (got, want), name in zip(found, (*what, "A of generator(task) after the parameters changed"), strict=True):
+            close(got, want, name)
+
+
+@check("8.3", weight=1, tier="advanced")
+def test_route_large_logits(student, oracle, rng):
+    """Where the logits are in the thousands, the weights are still finite and sum to 1."""
+    bank = draw_bank(rng, *BANKS[1])
+    routed(student, bank)  # which mistake it is shows where nothing overflows
+    for factor in (1000.0, -1000.0):
+        big = bank._replace(gate=factor * bank.gate)
+        with at(f"{bank.rung}, a gate with large entries"):
+            # The logits are thousands, so their rounding, thousands of eps, is the relative error of a weight.
+            close(routed(student, big), oracle(routed, big), "route(task)")
+
+
+@check("8.3", weight=1, tier="advanced")
+def test_generator_default_dtype(student, oracle, rng):
+    """The parameters have torch's default dtype, whichever that is when the generator is made."""
+    for dtype in ("float32", "float64"):
+        with at(f"torch.set_default_dtype(torch.{dtype})"):
+            found = student.probe("week08.dtypes", student.LoRAGenerator, BANKS[1], dtype)
+            equal(found, [dtype], "the dtypes of the parameters")
 
 
 @check("8.3", weight=2)
@@ -420,10 +468,18 @@ def model(rng, ending: float = -9.0, scale: float = 2.0) -> dict[str, np.ndarray
     return tables
 
 
-def chat(lib: Session, tables: dict, uniforms: list[float], settings: dict, plain: bool = True, training: bool = False) -> dict:
+def chat(
+    lib: Session,
+    tables: dict,
+    uniforms: list[float],
+    settings: dict,
+    plain: bool = True,
+    training: bool = False,
+    grad: bool = True,
+) -> dict:
     settings = {"template": TEMPLATE, "message": "hello", "max_new_tokens": 8} | settings
     toy = lib.build("week08.chat_model", tables={name: tensor(value) for name, value in tables.items()})
-    found: dict = lib.probe("week08.chat", lib.generate_reply, toy, plain, training, np.array(uniforms), settings)
+    found: dict = lib.probe("week08.chat", lib.generate_reply, toy, plain, training, np.array(uniforms), settings, grad)
     return found
 
 
@@ -470,6 +526,23 @@ def test_history(student, oracle, rng):
         compare_replies(student, oracle, model(rng), numbers(rng), history=turns, top_p=0.8)
 
 
+def prompt(lib: Session, tables: dict, settings: dict) -> str:
+    """What the ids of the first call stand for."""
+    said: str = chat(lib, tables, [0.5], settings | {"max_new_tokens": 1})["prompt"]
+    return said
+
+
+@check("8.4", weight=1)
+def test_prompt_is_verbatim(student, oracle, rng):
+    """Messages and replies stand in the prompt as they are, blanks and braces included, in earlier turns as well."""
+    tables = model(rng)
+    turns = (["what is {a}?", "{b}"], ["{message}", "you said {message}"], [" hi\n", " {} "])
+    for settings in ({"message": "  hello "}, *({"message": "and {c}?", "history": [turn]} for turn in turns)):
+        with at(", ".join(f"{name}={value!r}" for name, value in settings.items())):
+            # The prompt itself: a reply may be the same behind another one.
+            equal(prompt(student, tables, settings), oracle(prompt, tables, settings), "the text of the prompt")
+
+
 @check("8.4", weight=2)
 def test_temperature(student, oracle, rng):
     """The logits are divided by the temperature before the softmax, so that the nucleus depends on it."""
@@ -492,7 +565,7 @@ def test_end(student, oracle, rng):
         tables, uniforms = model(rng, ending=2.5, scale=1.0), numbers(rng)
         top_p = [None, 0.9, 1.0][endings]
         said = oracle(text, tables, uniforms, {"top_p": top_p})
-        if len(said) < 8 and (said or endings == 2):  # one that ends early; the last may be empty
+        if len(said) < 8 and bool(said) == (endings < 2):  # one that ends early; the last is empty
             compare_replies(student, oracle, tables, uniforms, top_p=top_p)
             endings += 1
 
@@ -529,12 +602,25 @@ def test_mode(student, oracle, rng):
 
 
 @check("8.4", weight=1, tier="advanced")
+def test_grad_mode(student, oracle, rng):
+    """After the reply gradients are recorded if they were recorded before it, and not if they were not."""
+    tables = model(rng)
+    for recorded in (True, False):
+        with at(f"torch.set_grad_enabled({recorded}) before the call"):
+            found = chat(student, tables, [0.5], {"max_new_tokens": 2}, grad=recorded)
+            equal(found["grad"], recorded, "torch.is_grad_enabled() afterwards")
+
+
+@check("8.4", weight=1, tier="advanced")
 def test_one_number_each(student, oracle, rng):
     """uniform is called once for each token of a reply, eos_id included, and never in greedy decoding."""
-    for top_p, ending in ((None, -9.0), (0.9, -9.0), (0.9, 2.5)):
-        tables, uniforms = model(rng, ending=ending, scale=1.0), numbers(rng)
-        with at(f"top_p={top_p}, max_new_tokens=8, a reply that {'may end early' if ending > 0 else 'is cut off'}"):
+    for top_p, early in ((None, False), (0.9, False), (0.9, True)):
+        while True:
+            tables, uniforms = model(rng, ending=2.5 if early else -9.0, scale=1.0), numbers(rng)
             args = tables, uniforms, {"top_p": top_p}
+            if (len(oracle(text, *args)) < 8) == early:
+                break
+        with at(f"top_p={top_p}, max_new_tokens=8, a reply that {'ends early' if early else 'is cut off'}"):
             got, want = use(student, *args), oracle(use, *args)
             equal(got["drawn"], want["drawn"], "how often uniform was called")
 

@@ -80,6 +80,19 @@ def test_zero_update(student, oracle, rng):
 
 
 @check("8.5", weight=1, tier="advanced")
+def test_names_in_any_order(student, oracle, rng):
+    """The tensors are found by their names: a client, or the noise, may list them in another order."""
+    updates, noise = draw_updates(rng, (0.5, 4.0)), draw_noise(rng)
+    turned = [updates[0], dict(reversed(updates[1].items()))]
+    for case, args in {
+        "the second client's names in another order": (turned, noise),
+        "the noise's names in another order": (updates, dict(reversed(noise.items()))),
+    }.items():
+        with at(case):
+            compare_private(student, oracle, args[0], 2.0, 0.7, args[1])
+
+
+@check("8.5", weight=1, tier="advanced")
 def test_private_dtype(student, oracle, rng):
     """The average has the updates' dtype."""
     updates, noise = draw_updates(rng, (0.5, 4.0)), draw_noise(rng)
@@ -94,7 +107,7 @@ def test_updates_stay(student, oracle, rng):
     """The clients' updates and the noise do not change."""
     updates, noise = draw_updates(rng, (0.5, 4.0)), draw_noise(rng)
     handles = [hand_over(student, u) for u in (*updates, noise)]
-    student.clip_and_noise(handles[:-1], 2.0, 0.5, handles[-1])
+    student.clip_and_noise(handles[:-1], 2.0, 0.7, handles[-1])
     for k, (handle, before) in enumerate(zip(handles, (*updates, noise), strict=True)):
         what = f"update {k}" if k < len(updates) else "the noise"
         for name, value in parts(student, handle, before, what).items():
@@ -231,6 +244,10 @@ def test_base_stays(student, oracle, rng):
     student.write(base.weight, changed)
     rows = student.read(made(tensor(np.array([1, 3]))), (2, 3))
     close(rows, changed[[1, 3]], "layer([1, 3]) after base.weight was changed", rtol=0)
+    hidden, written = rng.standard_normal((7, 3)), rng.standard_normal((2, 3))
+    student.write(made.new_rows, written)
+    got = student.read(made.logits(tensor(hidden)), (7, 6))
+    close(got, oracle(scored, changed, written, hidden), "layer.logits(hidden) after base.weight was changed")
 
 
 @check("8.6", weight=1, tier="advanced")

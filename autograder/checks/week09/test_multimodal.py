@@ -150,6 +150,16 @@ def test_conv_twice_is_once(student, oracle, rng):
             equal(flags_after(student, case, calls), oracle(flags_after, case, calls), "merged, at first and after each call")
 
 
+@check("9.1", weight=1, tier="advanced")
+def test_conv_modes(student, oracle, rng):
+    """train() and eval() merge nothing and unmerge nothing: only merge() and unmerge() change `merged` and the weight."""
+    case = draw_conv(rng, *CONVS[2])
+    for calls in (("eval",), ("train",), ("merge", "train"), ("eval", "merge", "unmerge", "eval")):
+        with at(f"{case.rung}, the calls {', '.join(calls)}"):
+            close(conv_weight(student, case, *calls), oracle(conv_weight, case, *calls), "base.weight", atol=1e-12)
+            equal(flags_after(student, case, calls), oracle(flags_after, case, calls), "merged, at first and after each call")
+
+
 def conv_state(lib: Session, case: Conv, *calls: str) -> dict[str, Any]:
     """The numbers that the layer tells, and what must not move: the bias and the factors."""
     layer = make_conv(lib, case)
@@ -240,7 +250,7 @@ def test_conv_dtype(student, oracle, rng):
 
 @check("9.1", weight=1, tier="advanced")
 def test_conv_base_is_kept(student, oracle, rng):
-    """`base` is the very layer that was passed in: a change of its weight changes the output."""
+    """`base` is the very layer that was passed in: a change of its weight changes the output, and unmerge() comes back to it."""
     case = draw_conv(rng, *CONVS[1])
     x = rng.standard_normal((2, 3, 6, 7))
     shape = oracle(conv_shape, case, x)
@@ -253,6 +263,10 @@ def test_conv_base_is_kept(student, oracle, rng):
         student.write(base.weight, other.weight)
         want = oracle(conv_output, other, x, shape)
         close(student.read(layer(tensor(x)), shape), want, "layer(x) after base.weight was changed")
+        layer.merge()
+        layer.unmerge()
+        after = student.read(base.weight, other.weight.shape)
+        close(after, other.weight, "base.weight after a change, merge() and unmerge()", atol=1e-12)
         equal(student.probe("same", layer.base, base), True, "whether layer.base is the layer that was passed in")
 
 
@@ -649,6 +663,49 @@ def test_rounded_once(student, oracle, rng):
             close(rounding(student, *case), oracle(rounding, *case), "head.weight", rtol=0)
 
 
+def products(lib: Session, seed: int, dtype: str, spacing: float) -> np.ndarray:
+    """head.weight, zero at first, after a blend of the updates 1 + spacing / 4 and -1."""
+    model = lib.build("week09.picture", seed=seed, width=WIDTH, hidden=HIDDEN, dtype=dtype)
+    lib.write(model.head.weight, np.zeros(LAYERS["head"]), dtype)
+    A, first, second = np.ones((2, 4)), np.tile([1.0, spacing / 4], (6, 1)), np.tile([-1.0, 0.0], (6, 1))
+    blender = lib.StyleBlender(model, sent_styles({"a": {"head": (A, first, 2.0)}, "b": {"head": (A, second, 2.0)}}, dtype))
+    blender.blend_styles({"a": 1.0, "b": 1.0})
+    return lib.read(model.head.weight, LAYERS["head"], dtype)
+
+
+@check("9.3", weight=1, tier="advanced")
+def test_products_are_wide(student, oracle, rng):
+    """In half precision the products are taken in float32 or wider as well: the sum is rounded, not each update."""
+    # Powers of two again, so that float32 is exact; the first update lies between two numbers of the dtype.
+    for dtype, spacing in (("bfloat16", 2.0**-7), ("float16", 2.0**-10)):
+        with at(f"weights of dtype {dtype} that are 0, updates of 1 + {spacing / 4} and of -1"):
+            case = int(rng.integers(2**31)), dtype, spacing
+            close(products(student, *case), oracle(products, *case), "head.weight", rtol=0)
+
+
+def written(lib: Session, seed: int, styles: Styles, values: dict[str, np.ndarray], *calls: dict[str, float]) -> dict:
+    """The model's state after `values` were written into its parameters and a blend followed; once for each of the calls."""
+    model = lib.build("week09.picture", seed=seed, width=WIDTH, hidden=HIDDEN)
+    before = lib.build("week09.parameters_of", model=model)
+    blender = lib.keep(lib.StyleBlender(model, sent_styles(styles)))
+    for scales in calls:
+        for name, value in values.items():
+            lib.write(model.get_parameter(name), value)
+        blender.blend_styles(scales)
+    return lib.probe("week09.state", model, before)
+
+
+@check("9.3", weight=1, tier="advanced")
+def test_originals_are_those_of_the_start(student, oracle, rng):
+    """W0 is what the weights were when the blender was made, whatever is written later; biases and other layers are left."""
+    shapes = {"head.weight": LAYERS["head"], "blocks.1.aqkv.bias": LAYERS["blocks.1.aqkv"][:1], "blocks.0.aqkv.weight": (5, 4)}
+    for calls in (({},), ({"ink": 1.0},), ({"oil": 0.5}, {}), ({}, {"pop": 2.0})):
+        values = {name: rng.standard_normal(shape) for name, shape in shapes.items()}
+        case = int(rng.integers(2**31)), draw_styles(rng, *PLANS), values, *calls
+        with at(f"{', '.join(values)} overwritten before each of the blends {list(calls)}"):
+            compare_values(student, written(student, *case), oracle(written, *case))
+
+
 @check("9.3", weight=1, tier="advanced")
 def test_styles_are_kept(student, oracle, rng):
     """The tensors of the styles are as they were after blending, and so are the scales."""
@@ -819,6 +876,25 @@ def test_fused_merged_output(student, oracle, rng):
                 close(fused_output(student, case, x, *calls), want, "layer(x)")
 
 
+def fused_flags(lib: Session, case: Fused, calls: tuple[str, ...]) -> list[bool]:
+    layer = make_fused(lib, case)
+    found = [lib.flag(layer.merged)]
+    for call in calls:
+        getattr(layer, call)()
+        found.append(lib.flag(layer.merged))
+    return found
+
+
+@check("9.4", weight=1, tier="advanced")
+def test_fused_modes(student, oracle, rng):
+    """train() and eval() merge nothing: only merge() changes `merged` and the weight."""
+    case = draw_fused(rng, *FUSED[4])
+    for calls in (("eval",), ("train",), ("merge", "train"), ("merge", "eval")):
+        with at(f"{case.rung}, the calls {', '.join(calls)}"):
+            close(fused_weight(student, case, *calls), oracle(fused_weight, case, *calls), "base.weight", atol=1e-12)
+            equal(fused_flags(student, case, calls), oracle(fused_flags, case, calls), "merged, at first and after each call")
+
+
 def fused_gradients(lib: Session, case: Fused, x: np.ndarray, g: np.ndarray) -> tuple[list[str], dict[str, np.ndarray]]:
     result = lib.probe("vjp", make_fused(lib, case), tensor(x), tensor(g))
     found = result["parameters"]
@@ -875,12 +951,20 @@ def fused_state(lib: Session, case: Fused) -> dict[str, Any]:
     numbers = [lib.number(layer.rank), lib.number(layer.alpha), lib.number(layer.scaling)]
     trainable, before = lib.names_of("trainable_names", layer), lib.flag(layer.merged)
     layer.merge()
-    return {"numbers": numbers, "trainable": trainable, "merged": [before, lib.flag(layer.merged)]}
+    parts = {}
+    for name, (A, B) in case.factors.items():
+        parts[f"lora_A.{name}"] = lib.read(getattr(layer.lora_A, name), A.shape)
+        parts[f"lora_B.{name}"] = lib.read(getattr(layer.lora_B, name), B.shape)
+    if case.bias is not None:
+        parts["base.bias"] = lib.read(layer.base.bias, case.bias.shape)
+    after = lib.names_of("trainable_names", layer)
+    flags = [before, lib.flag(layer.merged)]
+    return {"numbers": numbers, "trainable": trainable, "merged": flags, "parts": parts, "afterwards": after}
 
 
 @check("9.4", weight=1)
 def test_fused_attributes(student, oracle, rng):
-    """rank, alpha, scaling and merged are those of the contract, and the factors of the named slices alone are trainable."""
+    """rank, alpha, scaling and merged are as said, the named slices' factors alone are trainable, and merge() leaves them so."""
     for rung in FUSED[3:]:
         case = draw_fused(rng, *rung)
         with at(case.rung):
@@ -888,6 +972,9 @@ def test_fused_attributes(student, oracle, rng):
             close(np.array(got["numbers"]), np.array(want["numbers"]), "[rank, alpha, scaling]")
             equal(got["trainable"], want["trainable"], "the list of trainable parameters")
             equal(got["merged"], want["merged"], "merged, at first and after merge()")
+            for name, value in want["parts"].items():
+                close(got["parts"][name], value, f"{name} after merge()", rtol=0)
+            equal(got["afterwards"], want["afterwards"], "the list of trainable parameters after merge()")
 
 
 @check("9.4", weight=1, tier="advanced")
@@ -921,6 +1008,7 @@ def test_fused_refuses(student, oracle, rng):
         (5, 9, ("q",), 0, None),
         (5, 9, (), 1, None),
         (5, 9, ("q", "o"), 1, None),
+        (5, 9, ("Q",), 1, None),
         (5, 9, ("qk",), 1, None),
         (5, 10, ("q",), 1, None),
         (5, 9, ("q",), 1, (3, 3, 4)),
@@ -939,6 +1027,7 @@ def test_fused_refuses(student, oracle, rng):
 INJECTIONS: tuple[tuple[int, int, tuple[str, ...], tuple[str, ...], int, float, tuple[int, int, int] | None], ...] = (
     (4, 2, ("head",), ("q",), 1, 3.0, None),
     (4, 2, ("qkv",), ("q", "v"), 2, 5.0, None),
+    (4, 2, ("blocks.0.attn.qkv", "head"), ("k",), 2, 3.0, None),
     (4, 3, ("head", "blocks.1.attn.qkv"), ("k",), 3, 2.0, None),
     (5, 3, ("attn.qkv", "qkv"), ("v", "k"), 2, 7.0, (5, 2, 2)),
 )
@@ -1011,7 +1100,7 @@ def test_injection_freezes(student, oracle, rng):
 @check("9.4", weight=1, tier="advanced")
 def test_injection_refuses(student, oracle, rng):
     """A target that matches no Linear is a ValueError, before anything is changed."""
-    for targets in (("query",), ("attn.qkv", "blocks"), ("head", "patch"), ("kv",), ("attn",)):
+    for targets in (("query",), ("attn.qkv", "blocks"), ("head", "patch"), ("kv",), ("attn",), ("attn.q.v",)):
         with at(f"targets {list(targets)}"):
             model = student.build("week09.picture", seed=3, width=4, hidden=2)
             before = student.build("week09.parameters_of", model=model)
