@@ -18,7 +18,7 @@ from autograder.grading import sandbox
 from autograder.judge.digest import checks_digest
 from autograder.judge.recorded import Recorder
 from autograder.manifest import Course, Week
-from autograder.student import doctor, learner
+from autograder.student import common, doctor
 from tests.conftest import ROOT
 
 CHINESE = re.compile("[\u4e00-\u9fff]")
@@ -119,7 +119,7 @@ def students(tmp_path: Path, course: Course, monkeypatch: pytest.MonkeyPatch) ->
     (tmp_path / "exercises" / "week04" / week.stub).write_text("x = 1\n")
     (tmp_path / "autograder" / "recorded" / "week04.zip").write_bytes(Recorder().pack(checks_digest(week), [], ""))
     monkeypatch.setattr(doctor, "ROOT", tmp_path)
-    monkeypatch.setattr(learner, "ROOT", tmp_path)
+    monkeypatch.setattr(common, "ROOT", tmp_path)
     return tmp_path
 
 
