@@ -2,6 +2,9 @@
 
 import contextlib
 import os
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 class UserError(Exception):

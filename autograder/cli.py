@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from autograder import UserError, handin, learner, watch
-from autograder.manifest import Course, Lang, ManifestError, Task, Week, load
+from autograder import ROOT, UserError
+from autograder.manifest import Course, Lang, ManifestError, Week, load
+from autograder.student import common, handin, learner, watch
 
 _STUDENTS = """\
 students:     autograder doctor             what is missing on this machine
@@ -66,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ManifestError, UserError) as problem:
         return refuse(str(problem))
     except ModuleNotFoundError as error:
-        from autograder import home
+        from autograder.student import home
 
         if (name := (error.name or "").partition(".")[0]) not in home.packages():
             raise
@@ -101,12 +102,12 @@ def _language(arguments: argparse.Namespace) -> Lang:
     """The language of refusals: the command's, else the user's; to instructors, whose --lang is that of pages, English."""
     if getattr(arguments, "english", False):
         return "en"
-    return getattr(arguments, "lang", None) or learner.language()
+    return getattr(arguments, "lang", None) or common.language()
 
 
 def _parser() -> argparse.ArgumentParser:
     formatter = argparse.RawDescriptionHelpFormatter
-    has_grader = (Path(__file__).parent / "engine.py").is_file()  # students' copies have none
+    has_grader = (ROOT / "autograder" / "grading").is_dir()  # students' copies have none
     parser: argparse.ArgumentParser = _Parser(
         "autograder",
         description="Checks and grades the course's exercises.",
@@ -127,7 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--file", type=Path, help="the file to check (default: exercises/weekNN/<stub>)")
     check.add_argument("--tier", choices=("basic", "advanced"), help="only the checks of this tier")
     check.add_argument("--seed", type=int, default=0, help="what the inputs are drawn from (default 0)")
-    learner.add_language(check)
+    common.add_language(check)
     check.add_argument("--seconds", metavar="N", type=float, help="how long one call of your code may run; 0: without limit")
     check.add_argument("--github", action="store_true", help="in GitHub Actions: points as annotations, a table as summary")
     check.set_defaults(run=_check)
@@ -143,7 +144,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     hint.add_argument("what", metavar="WEEK.TASK", help="4.2, say")
     hint.add_argument("--stage", type=int, choices=(1, 2, 3), default=1, help="which hint (default 1, the gentlest)")
-    learner.add_language(hint)
+    common.add_language(hint)
     hint.set_defaults(run=_hint)
     learner.add(commands, formatter)
     watch.add(commands, formatter)
@@ -304,7 +305,7 @@ def _add_project_commands(commands: argparse._SubParsersAction[argparse.Argument
         formatter_class=formatter,
     )
     template.add_argument("folder", metavar="DIR", type=Path, help="a new folder, or an empty one")
-    learner.add_language(template, "of the texts")
+    common.add_language(template, "of the texts")
     template.set_defaults(run=_project_template)
 
     check = actions.add_parser(
@@ -318,22 +319,22 @@ def _add_project_commands(commands: argparse._SubParsersAction[argparse.Argument
     )
     check.add_argument("folder", metavar="DIR", type=Path, help="the project's folder")
     check.add_argument("--json", action="store_true", help="for programs")
-    learner.add_language(check)
+    common.add_language(check)
     check.set_defaults(run=_project_check)
 
 
 def _project_template(arguments: argparse.Namespace) -> int:
-    from autograder import project
+    from autograder.project import handbook
 
-    for name in project.write_template(arguments.folder, arguments.lang):
+    for name in handbook.write_template(arguments.folder, arguments.lang):
         print(arguments.folder / name)
     return 0
 
 
 def _project_check(arguments: argparse.Namespace) -> int:
-    from autograder import project, projectcheck
+    from autograder.project import check, handbook
 
-    report = projectcheck.check(arguments.folder, project.load())
+    report = check.check(arguments.folder, handbook.load())
     if arguments.json:
         print(report.json(arguments.lang))
     else:
@@ -438,7 +439,7 @@ def _regrade(arguments: argparse.Namespace) -> int:
     week = course.week(arguments.week)
     if arguments.jobs is not None and arguments.jobs < 1:
         raise UsageError("--jobs must be at least 1")
-    from autograder import regrade
+    from autograder.marking import regrade
 
     found = regrade.preview(arguments.folder, course, week, arguments.jobs, arguments.quiet)
     print("\n".join(regrade.lines(found, week)))
@@ -452,7 +453,8 @@ def _regrade(arguments: argparse.Namespace) -> int:
 
 
 def _marks(arguments: argparse.Namespace) -> int:
-    from autograder import marks, report
+    from autograder import report
+    from autograder.marking import marks
 
     found = marks.load(arguments.folder, load(), arguments.lang)
     if arguments.student is not None:
@@ -503,8 +505,8 @@ def _add_ta_commands(commands: argparse._SubParsersAction[argparse.ArgumentParse
 def _comments(arguments: argparse.Namespace) -> int:
     course = load()
     week = None if arguments.week is None else _weeks(course, [arguments.week])[0]
-    from autograder import comments
     from autograder.intake import clean
+    from autograder.reports import comments
 
     found = list(comments.search(week, arguments.search, arguments.lang))
     if not found:
@@ -515,7 +517,7 @@ def _comments(arguments: argparse.Namespace) -> int:
 
 def _calibrate(arguments: argparse.Namespace) -> int:
     week = load().week(arguments.week)
-    from autograder import calibration
+    from autograder.reports import calibration
 
     print(calibration.page(week, arguments.lang, key=arguments.key), end="")
     return 0
@@ -527,8 +529,8 @@ def _similar(arguments: argparse.Namespace) -> int:
         raise UsageError(f"week {week.number} has no tasks yet")
     if arguments.threshold is not None and not 0 < arguments.threshold <= 1:
         raise UsageError("--threshold is a share above 0 and up to 1, such as 0.5")
-    from autograder import similar
     from autograder.intake import clean
+    from autograder.reports import similar
 
     report = similar.run(
         arguments.submissions, week, arguments.out, arguments.against, arguments.groups, arguments.lang, arguments.threshold
@@ -566,8 +568,8 @@ def _add_export_commands(commands: argparse._SubParsersAction[argparse.ArgumentP
 def _export(arguments: argparse.Namespace) -> int:
     course = load()
     week = None if arguments.week is None else course.week(arguments.week).number
-    from autograder import exports, marks
     from autograder.intake import clean
+    from autograder.marking import exports, marks
 
     found = marks.load(arguments.folder, course, arguments.lang)
     written = exports.write(arguments.folder, found, course, arguments.format, arguments.out, week, arguments.lang)
@@ -579,8 +581,8 @@ def _export(arguments: argparse.Namespace) -> int:
 
 def _check(arguments: argparse.Namespace) -> int:
     course = load()
-    week, tasks = _what(course, arguments.what)
-    from autograder import home, progress
+    week, tasks = common.what(course, arguments.what)
+    from autograder.student import home, progress
 
     path = home.stub(course, week, arguments.file)
     seen = progress.digest(week)
@@ -600,11 +602,12 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _hint(arguments: argparse.Namespace) -> int:
-    week, tasks = _what(load(), arguments.what)
+    week, tasks = common.what(load(), arguments.what)
     if "." not in arguments.what:
         raise UsageError(f"a hint is for one task: {', '.join(f'autograder hint {t.id}' for t in tasks)}")
-    from autograder import hints, progress, texts
+    from autograder import texts
     from autograder.screen import Screen
+    from autograder.student import hints, progress
 
     task, stage, lang = tasks[0], arguments.stage, arguments.lang
     zh, screen = lang == "zh", Screen()
@@ -644,7 +647,7 @@ def _grade(arguments: argparse.Namespace) -> int:
         raise UsageError("grading needs Linux (its sandbox is made of namespaces); checking at home does not")
     from tqdm import tqdm
 
-    from autograder import engine
+    from autograder.grading import engine
     from autograder.report import print_class
 
     tqdm.monitor_interval = 0  # no thread of its own: judges are forked from this process
@@ -667,7 +670,8 @@ def _grade(arguments: argparse.Namespace) -> int:
     finally:
         if bar is not None:
             bar.close()
-    from autograder import classreport, results  # only now: judges were forked from a process without matplotlib
+    from autograder import results
+    from autograder.reports import classreport
 
     with results.writing(arguments.out):
         classreport.write(arguments.out, course)
@@ -689,7 +693,7 @@ def _grade_notebooks(arguments: argparse.Namespace, week: Week) -> bool:
     """Run and score the notebooks; whether any is ungraded."""
     from tqdm import tqdm
 
-    from autograder import labrun
+    from autograder.grading import labrun
 
     with tqdm(unit=" notebook", desc=f"week {week.number}", disable=arguments.quiet) as bar:
 
@@ -707,7 +711,7 @@ def _grade_notebooks(arguments: argparse.Namespace, week: Week) -> bool:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from autograder import classreport
+    from autograder.reports import classreport
 
     path, lines = classreport.write(arguments.folder, load(), arguments.lang)
     print(path)
@@ -720,7 +724,7 @@ def _report(arguments: argparse.Namespace) -> int:
 
 
 def _sample(arguments: argparse.Namespace) -> int:
-    from autograder import sample
+    from autograder.proof import sample
 
     if arguments.students < 1:
         raise UsageError("--students must be at least 1")
@@ -736,7 +740,7 @@ def _release(arguments: argparse.Namespace) -> int:
         raise UsageError("--jobs must be at least 1")
     from tqdm import tqdm
 
-    from autograder import release
+    from autograder.authoring import release
 
     with tqdm(total=len(weeks), unit=" week", desc="recording", disable=arguments.quiet, leave=False) as bar:
         count = release.write(arguments.out, course, weeks, lambda done, total: bar.update(done - bar.n), arguments.jobs)
@@ -746,7 +750,7 @@ def _release(arguments: argparse.Namespace) -> int:
 
 def _nbgrader(arguments: argparse.Namespace) -> int:
     course = load()
-    from autograder import nbcourse
+    from autograder.marking import nbcourse
 
     weeks = _weeks(course, arguments.week)
     lines = nbcourse.write(arguments.folder, course, weeks, arguments.lang, arguments.db, arguments.isolation)
@@ -757,7 +761,7 @@ def _nbgrader(arguments: argparse.Namespace) -> int:
 
 def _gradescope(arguments: argparse.Namespace) -> int:
     (week,) = _weeks(load(), [arguments.week])
-    from autograder import gradescope
+    from autograder.platforms import gradescope
 
     count = gradescope.write(arguments.out, week, arguments.lang, arguments.isolation)
     print(f"{count} files in {arguments.out}, the solution of week {week.number} among them: keep it from students")
@@ -770,7 +774,7 @@ def _classroom(arguments: argparse.Namespace) -> int:
     (week,) = _weeks(course, [arguments.week])
     from tqdm import tqdm
 
-    from autograder import classroom
+    from autograder.platforms import classroom
 
     with tqdm(total=1, unit=" week", desc="recording", disable=arguments.quiet, leave=False) as bar:
         count = classroom.write(arguments.out, course, week, lambda done, total: bar.update(done - bar.n))
@@ -780,7 +784,7 @@ def _classroom(arguments: argparse.Namespace) -> int:
 
 
 def _build(arguments: argparse.Namespace) -> int:
-    from autograder import build
+    from autograder.authoring import build
 
     if arguments.week is not None and not arguments.check:
         raise UsageError("--week goes with --check: everything is built, and translations are recorded page by page")
@@ -807,7 +811,7 @@ def _selftest(arguments: argparse.Namespace) -> int:
         raise UsageError("--jobs must be at least 1")
     from tqdm import tqdm
 
-    from autograder import selftest
+    from autograder.proof import selftest
 
     tqdm.monitor_interval = 0  # no thread of its own: this process is forked
     if arguments.every < 1:
@@ -841,15 +845,3 @@ def _weeks(course: Course, numbers: Sequence[int] | None) -> list[Week]:
     if lacking := [week.number for week in weeks if not week.tasks]:
         raise UsageError(f"week {lacking[0]} has no tasks yet")
     return weeks
-
-
-def _what(course: Course, text: str) -> tuple[Week, list[Task]]:
-    """The week and tasks that "4" or "4.2" means."""
-    found = re.fullmatch(r"(?:week)?0?([1-9][0-9]?)(?:\.0?([1-9][0-9]?))?", text, re.ASCII | re.IGNORECASE)
-    if found is None:
-        raise UsageError(f'"{text}" is neither a week, such as 4, nor a task, such as 4.2')
-    number, task = found.groups()
-    week = course.week(int(number))
-    if not week.tasks:
-        raise UsageError(f"week {week.number} has no tasks yet")
-    return week, [course.task(f"{week.number}.{int(task)}")] if task else list(week.tasks)

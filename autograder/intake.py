@@ -28,7 +28,7 @@ _DAMAGES = (
     zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError, EOFError, IndexError, OverflowError, struct.error,
     zlib.error,
 )  # fmt: skip
-# Notebooks are run by autograder/labrun.py, and timestamp.txt is nbgrader's: neither is a part of the code.
+# Notebooks are run by autograder/grading/labrun.py, and timestamp.txt is nbgrader's: neither is a part of the code.
 _IGNORED = {"__pycache__", ".ipynb_checkpoints", ".DS_Store", "__MACOSX", ".git", "timestamp.txt"}
 
 

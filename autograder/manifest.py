@@ -16,14 +16,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
+from autograder import ROOT
+
 _Schema = TypeVar("_Schema")
 Lang = Literal["en", "zh"]
 
 MAX_CORE_TASKS = 4
 MAX_CORE_MINUTES = 150
 SUBMISSION_LIMITS = ("file_kib", "files", "total_kib")
-
-_ROOT = Path(__file__).resolve().parents[1]
 
 
 class ManifestError(ValueError):
@@ -342,7 +342,7 @@ def load(path: Path | None = None) -> Course:
     Raises:
         ManifestError: the file is missing, is not TOML, or breaks a rule.
     """
-    return parse(*_bytes(path or _ROOT / "course" / "course.toml", "give a manifest"))
+    return parse(*_bytes(path or ROOT / "course" / "course.toml", "give a manifest"))
 
 
 def parse(data: bytes, name: str = "course/course.toml") -> Course:
@@ -365,7 +365,7 @@ def read(cls: type[_Schema], path: Path) -> _Schema:
 
 def _bytes(path: Path, remedy: str) -> tuple[bytes, str]:
     """A file's bytes, and its name for messages."""
-    name = path.relative_to(_ROOT).as_posix() if path.is_relative_to(_ROOT) else str(path)
+    name = path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else str(path)
     try:
         return path.read_bytes(), name
     except OSError as error:

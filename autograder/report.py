@@ -18,9 +18,9 @@ from autograder.screen import fill as fill
 if TYPE_CHECKING:
     from fractions import Fraction
 
-    from autograder.engine import Summary
+    from autograder.grading.engine import Summary
     from autograder.manifest import Lang
-    from autograder.marks import Mark
+    from autograder.marking.marks import Mark
 
 _ROWS = 40
 
@@ -96,7 +96,7 @@ def print_class(summary: Summary, week: Week, out: Path) -> None:
 
 def mark_lines(mark: Mark, lang: Lang) -> str:
     """A student's mark with every line that it comes from."""
-    from autograder.marks import rounded
+    from autograder.marking.marks import rounded
 
     zh = lang == "zh"
     lines = [clean("  ".join(filter(None, (mark.person.student, mark.person.name, mark.group and f"[{mark.group}]"))))]
@@ -111,7 +111,7 @@ def mark_lines(mark: Mark, lang: Lang) -> str:
 
 def marks_table(marks: list[Mark], lang: Lang) -> str:
     """The class, a line a student."""
-    from autograder.marks import rounded
+    from autograder.marking.marks import rounded
 
     zh = lang == "zh"
     if not marks:

@@ -29,7 +29,8 @@ import pytest
 from nbgrader_course import Course, Timed, missing
 from tqdm import tqdm
 
-from autograder import bank, engine
+from autograder import bank
+from autograder.grading import engine
 from autograder.judge.runner import ROOT, Runner, loopback, reference_stub
 from autograder.manifest import Week, load
 

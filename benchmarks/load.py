@@ -25,15 +25,15 @@ from typing import Any
 import numpy as np
 import psutil
 
-from autograder import sample
 from autograder.judge.runner import ROOT
 from autograder.manifest import load
+from autograder.proof import sample
 
 WARM_UP = 0.2
 RUN = """
 import json, sys
 from pathlib import Path
-from autograder import engine
+from autograder.grading import engine
 from autograder.manifest import load
 folder, number, out, jobs, level = sys.argv[1:]
 course = load()

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from autograder import notebooks
+from autograder.authoring import notebooks
 from autograder.manifest import load
 
 ROOT = Path(__file__).resolve().parents[1]

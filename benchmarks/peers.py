@@ -39,10 +39,11 @@ import psutil
 import watch
 from tqdm import tqdm
 
-from autograder import labrun, notebooks
+from autograder.authoring import notebooks
+from autograder.grading import labrun
+from autograder.grading.sandbox import bwrap_problem
 from autograder.judge.runner import ROOT, reference_stub
 from autograder.manifest import Week, load
-from autograder.sandbox import bwrap_problem
 
 Side = Callable[[], object]
 # Compiled once, as it is where people work: some machines are told to write no bytecode, and compile at every start.

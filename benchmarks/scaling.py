@@ -20,8 +20,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from distributed import LocalCluster
 
-from autograder import engine, sample
+from autograder.grading import engine
 from autograder.manifest import Week, load
+from autograder.proof import sample
 
 SMALL = engine.FEW + 1  # the smallest class for which a judge runs all mutants at its start
 

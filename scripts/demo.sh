@@ -5,7 +5,7 @@ set -eu
 cd "$(dirname "$0")/.."
 
 level=bwrap
-if problem=$(.venv/bin/python -c 'from autograder.sandbox import bwrap_problem as p; import sys; sys.exit(p() or 0)' 2>&1); then :; else
+if problem=$(.venv/bin/python -c 'from autograder.grading.sandbox import bwrap_problem as p; import sys; sys.exit(p() or 0)' 2>&1); then :; else
     echo "$problem" >&2
     echo "going on at level process: reduced isolation" >&2
     level=process

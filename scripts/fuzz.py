@@ -32,7 +32,7 @@ WATCHED = {
     "wire": ["autograder.inside.wire"],
     "archive": ["autograder.intake", "zipfile"],
     "folder": ["autograder.intake"],
-    "notebook": ["autograder.sanitise", "autograder.labrun", "autograder.judge.answers"],
+    "notebook": ["autograder.reports.sanitise", "autograder.grading.labrun", "autograder.judge.answers"],
     "results": ["autograder.results"],
     "files": ["autograder.judge.files"],
 }

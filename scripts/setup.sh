@@ -19,7 +19,7 @@ if [ "$(cat .venv/.installed 2>/dev/null)" != "$stamp" ]; then
     echo "$stamp" > .venv/.installed
 fi
 
-if [ -f autograder/engine.py ] && [ "$(uname)" = Linux ] && ! command -v bwrap >/dev/null; then
+if [ -d autograder/grading ] && [ "$(uname)" = Linux ] && ! command -v bwrap >/dev/null; then
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
         echo "installing bubblewrap, the sandbox"
         { apt-get update -qq && apt-get install -y -qq bubblewrap; } >/dev/null || true

@@ -12,7 +12,7 @@ import sysconfig
 import tempfile
 from pathlib import Path
 
-from autograder import sandbox
+from autograder.grading import sandbox
 
 _PACKAGES = ("numpy", "numpy.libs", "pytest", "_pytest", "pluggy", "iniconfig", "packaging", "pygments", "py.py")
 _NO_LANDLOCK = "return int(_libc.syscall(_LANDLOCK_CREATE, None, ctypes.c_size_t(0), 1))"

@@ -11,8 +11,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
+from autograder.grading.sandbox import bwrap_problem
 from autograder.manifest import Course, Week, load
-from autograder.sandbox import bwrap_problem
 
 if TYPE_CHECKING:
     from tests.guide import Copy, Ran

@@ -13,9 +13,10 @@ from typing import Any
 import nbformat
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from autograder import nbcourse, notebooks
+from autograder.authoring import notebooks
 from autograder.judge import answers
 from autograder.manifest import Course, Week
+from autograder.marking import nbcourse
 from tests.conftest import ROOT
 
 BIN = Path(sys.executable).parent

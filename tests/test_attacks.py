@@ -25,11 +25,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from autograder.grading.sandbox import OUTPUT_KEPT, Zygotes, spawned
 from autograder.judge.recorded import PUBLIC_SEED, Recorder
 from autograder.judge.runner import Oracle, Runner, loopback, reference_stub
 from autograder.judge.session import CheckFailed, Handle, LinkDown, Session, tensor
 from autograder.manifest import load
-from autograder.sandbox import OUTPUT_KEPT, Zygotes, spawned
 
 ROOT = Path(__file__).parents[1]
 ATTACKS = {path.stem: path for path in sorted((ROOT / "tests/attacks").glob("*.py"))}
@@ -58,7 +58,7 @@ LEVELS = [pytest.param("bwrap", marks=bwrap), "process"]
 GRADE = """
 import dataclasses, resource, sys
 from pathlib import Path
-from autograder import engine
+from autograder.grading import engine
 from autograder.manifest import load
 
 submissions, out, level = sys.argv[1:]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from autograder import bank
-from autograder.build import regions, stub_source
+from autograder.authoring.build import regions, stub_source
 from autograder.judge import scoring
 from autograder.judge.runner import Runner, TaskRun, loopback, reference_stub
 from autograder.manifest import Task, Week, load

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from autograder import build
+from autograder.authoring import build
 from autograder.manifest import Course, Week
 from autograder.manifest import load as load_manifest
 from tests.conftest import ROOT

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from autograder import bank, calibration, review
+from autograder import bank
 from autograder.cli import main
 from autograder.judge.runner import ROOT, Runner, TaskRun, loopback
 from autograder.manifest import ManifestError, Week, load
+from autograder.reports import calibration, review
 
 WEEKS = [week for week in load().weeks if calibration.folder(week).is_dir()]
 RANGES = {"strong": range(13, 16), "middling": range(8, 12), "weak": range(3, 6)}

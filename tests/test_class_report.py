@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from autograder import bank, classreport, plots, results
-from autograder.classreport import Class, analyse, discrimination
+from autograder import bank, results
 from autograder.cli import main
 from autograder.judge.runner import reference_stub
 from autograder.manifest import Course, Lang, Week
+from autograder.reports import classreport, plots
+from autograder.reports.classreport import Class, analyse, discrimination
 from tests.conftest import ROOT
 
 SECRET = 8_675_309_224_466

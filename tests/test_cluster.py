@@ -44,7 +44,7 @@ def start(submissions: Path, out: Path, level: str, address: str) -> subprocess.
 
 
 def judges(worker: subprocess.Popen[bytes]) -> list[int]:
-    return [pid for pid in faults.descendants(worker.pid) if "autograder.remote" in faults.words_of(pid)]
+    return [pid for pid in faults.descendants(worker.pid) if "autograder.grading.remote" in faults.words_of(pid)]
 
 
 def without_times(path: Path) -> bytes:
@@ -76,7 +76,7 @@ def test_a_worker_that_is_not_fit_is_one_line(submissions: Path, tmp_path: Path,
     for name in ("course", "solutions"):
         (other / name).symlink_to(ROOT / name)
     shutil.copytree(ROOT / "autograder", other / "autograder", ignore=shutil.ignore_patterns("__pycache__"))
-    with open(other / "autograder/sandbox.py", "a") as file:
+    with open(other / "autograder/grading/sandbox.py", "a") as file:
         file.write("# another version\n")
     empty = tmp_path / "empty"
     (empty / "autograder").mkdir(parents=True)
@@ -120,7 +120,7 @@ def test_a_wrong_address_is_one_line(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("autograder.cluster._CONNECT_SECONDS", 1)
+    monkeypatch.setattr("autograder.grading.cluster._CONNECT_SECONDS", 1)
     assert main(["grade", str(submissions), "--week", "2", "--out", str(tmp_path / "out"), "--quiet", *arguments]) == 2
     error = capsys.readouterr().err
     assert line in error and len(error.splitlines()) == 1
@@ -129,7 +129,7 @@ def test_a_wrong_address_is_one_line(
 def test_a_scheduler_without_workers_is_one_line(
     submissions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("autograder.cluster._WORKER_SECONDS", 1)
+    monkeypatch.setattr("autograder.grading.cluster._WORKER_SECONDS", 1)
     with cluster(tmp_path / "dask", 0) as found:
         words = ["grade", str(submissions), "--week", "2", "--out", str(tmp_path / "out"), "--quiet"]
         assert main([*words, "--engine", "dask", "--scheduler", found.address]) == 2
@@ -139,15 +139,17 @@ def test_a_scheduler_without_workers_is_one_line(
 
 
 def test_a_local_run_imports_no_dask() -> None:
-    program = "import sys, autograder.engine, autograder.cluster\nassert not {'dask', 'distributed'} & set(sys.modules)"
+    program = (
+        "import sys, autograder.grading.engine, autograder.grading.cluster\nassert not {'dask', 'distributed'} & set(sys.modules)"
+    )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     assert subprocess.run([sys.executable, "-c", program], env=environment, check=False).returncode == 0
 
 
 def test_a_judge_process_refuses_what_it_cannot_do(week: Any) -> None:
     """A worker that joins late is asked as well, at its first batch."""
-    from autograder import cluster as ours
-    from autograder.engine import GradeError
+    from autograder.grading import cluster as ours
+    from autograder.grading.engine import GradeError
 
     spec = ours.Spec(week.number, 1, "process", True, (("Python", "2.7"),))
     raised: list[BaseException] = []

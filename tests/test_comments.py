@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
-from autograder import bank, comments, nbcourse, nbjudge, review
-from autograder.build import regions
+from autograder import bank
+from autograder.authoring.build import regions
 from autograder.cli import main
 from autograder.judge.runner import ROOT, reference_stub
 from autograder.manifest import ManifestError, Week, load
+from autograder.marking import nbcourse, nbjudge
+from autograder.reports import comments, review
 
 WEEKS = [week for week in load().weeks if week.tasks]
 CHINESE = re.compile("[\u4e00-\u9fff]")

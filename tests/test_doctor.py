@@ -13,10 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from autograder import cli, doctor, learner, sandbox
+from autograder import cli
+from autograder.grading import sandbox
 from autograder.judge.digest import checks_digest
 from autograder.judge.recorded import Recorder
 from autograder.manifest import Course, Week
+from autograder.student import common, doctor
 from tests.conftest import ROOT
 
 CHINESE = re.compile("[\u4e00-\u9fff]")
@@ -81,7 +83,8 @@ def test_a_torch_that_cannot_be_imported(code: str, said: str, tmp_path: Path) -
 
 def test_a_torch_in_the_current_folder_is_not_torch(tmp_path: Path) -> None:
     (tmp_path / "torch.py").write_text("raise OSError('not me')")
-    program = "import json, sys\nfrom autograder import doctor\nprint(json.dumps(doctor._imports('torch', '1', False).json()))"
+    program = "import json, sys\nfrom autograder.student import doctor\n"
+    program += "print(json.dumps(doctor._imports('torch', '1', False).json()))"
     done = subprocess.run(
         [sys.executable, "-P", "-c", program],
         cwd=tmp_path,
@@ -116,7 +119,7 @@ def students(tmp_path: Path, course: Course, monkeypatch: pytest.MonkeyPatch) ->
     (tmp_path / "exercises" / "week04" / week.stub).write_text("x = 1\n")
     (tmp_path / "autograder" / "recorded" / "week04.zip").write_bytes(Recorder().pack(checks_digest(week), [], ""))
     monkeypatch.setattr(doctor, "ROOT", tmp_path)
-    monkeypatch.setattr(learner, "ROOT", tmp_path)
+    monkeypatch.setattr(common, "ROOT", tmp_path)
     return tmp_path
 
 

@@ -18,11 +18,11 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from nbgrader.api import Gradebook
 
-from autograder import exports, marks, nbcourse
 from autograder.cli import main
-from autograder.exports import ExportError, Format, Written
 from autograder.manifest import Course, Lang
-from autograder.marks import Mark, Part, Person, WeekMark
+from autograder.marking import exports, marks, nbcourse
+from autograder.marking.exports import ExportError, Format, Written
+from autograder.marking.marks import Mark, Part, Person, WeekMark
 from autograder.results import spreadsheet_safe
 from tests.conftest import ROOT
 

@@ -24,8 +24,8 @@ from typing import Any
 import pytest
 from nbgrader.api import Gradebook
 
-from autograder import gradebook, nbcourse
 from autograder.manifest import Week
+from autograder.marking import gradebook, nbcourse
 from tests import faults
 from tests.conftest import NIGHTLY, ROOT
 
@@ -125,7 +125,7 @@ def test_stopped_again_and_again(seed: int, submissions: Path, undisturbed: dict
         code, error = finish(process)
         codes.append(code)
         assert code in (0, 130, -stop), error
-        assert "Traceback" not in error or "autograder/engine.py" not in error
+        assert "Traceback" not in error or "autograder/grading/engine.py" not in error
         assert faults.count(out) >= before
         faults.nothing_left(tmp, seen)
         assert len(codes) < 30

@@ -16,11 +16,13 @@ from typing import Any
 
 import pytest
 
-from autograder import bank, engine, feedback, intake, results
+from autograder import bank, intake, results
 from autograder.cli import main
+from autograder.grading import engine
+from autograder.grading.sandbox import SandboxError
 from autograder.judge.runner import reference_stub
 from autograder.manifest import Course, Week
-from autograder.sandbox import SandboxError
+from autograder.reports import feedback
 from tests import faults
 from tests.conftest import ROOT
 

@@ -15,11 +15,13 @@ from typing import Any
 
 import pytest
 
-from autograder import UserError, bank, engine, gradescope, sandbox
+from autograder import UserError, bank
+from autograder.authoring.release import grader_files
 from autograder.cli import main
+from autograder.grading import engine, sandbox
 from autograder.inside import confine
 from autograder.manifest import Course, Week
-from autograder.release import grader_files
+from autograder.platforms import gradescope
 from tests import accounts
 from tests.conftest import ROOT
 
@@ -285,7 +287,7 @@ def test_setup_is_a_script_that_bash_reads(archives: Path) -> None:
 def test_every_week_has_the_files_that_it_needs(number: int, course: Course) -> None:
     names = set(grader_files(course.week(number)))
     week = course.week(number)
-    assert {f"solutions/{week.folder}/{week.stub}", "autograder/engine.py", "course/course.toml"} <= names
+    assert {f"solutions/{week.folder}/{week.stub}", "autograder/grading/engine.py", "course/course.toml"} <= names
     assert any(name.startswith(f"autograder/bank/{week.folder}/mutants/") for name in names)
     assert any(name.startswith(f"autograder/checks/{week.folder}/test_") for name in names)
 

@@ -6,8 +6,9 @@ import re
 
 import pytest
 
-from autograder import cli, hints, texts
+from autograder import cli, texts
 from autograder.manifest import Task, Week, load
+from autograder.student import hints
 
 TASKS = [(week, task) for week in load().weeks for task in week.tasks]
 

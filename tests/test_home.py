@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from autograder import cli, guard, home
+from autograder import cli
 from autograder.judge.runner import reference_stub
 from autograder.manifest import Week, load
+from autograder.student import common, guard, home
 from tests.conftest import NIGHTLY, ROOT
 
 WEEK2 = load().week(2)
@@ -37,7 +38,7 @@ def test_hidden_packages_come_back(week: Week) -> None:
 def test_a_library_may_ask_for_a_hidden_package() -> None:
     """torch's compiler, which its optimizers load, asks for packages that a week hides: for it they are not there."""
     script = (
-        "import importlib.util\nfrom autograder import home\nfrom autograder.manifest import load\n"
+        "import importlib.util\nfrom autograder.student import home\nfrom autograder.manifest import load\n"
         "week = next(week for week in load().weeks if 'sklearn' in week.hidden_packages and 'torch' in week.preload)\n"
         "with home.hidden_packages(week):\n    home.preload(week)\n    import torch._dynamo\n"
         "    assert importlib.util.find_spec('sklearn') is None\n"
@@ -115,7 +116,8 @@ def test_code_that_catches_every_interruption_ends_the_command(tmp_path: Path) -
     loop = "while True:\n        try:\n            while True:\n                try:\n                    time.sleep(0.01)\n"
     loop += "                except BaseException: time.sleep(0)\n        except BaseException: time.sleep(0)\n"
     (tmp_path / WEEK2.stub).write_text(f"import time\n\n\ndef truncated_svd(W, rank):\n    {loop}")
-    program = "import sys; from autograder import cli, guard; guard._AGAIN = 0.02; sys.exit(cli.main(sys.argv[1:]))"
+    program = "import sys; from autograder import cli; from autograder.student import guard; "
+    program += "guard._AGAIN = 0.02; sys.exit(cli.main(sys.argv[1:]))"
     words = [sys.executable, "-c", program, "check", "2.1", "--file", str(tmp_path / WEEK2.stub), "--seconds", "0.2"]
     done = subprocess.run(words, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 1 and "your code catches every interruption, at rank1_lora.py:" in done.stderr
@@ -257,7 +259,7 @@ def test_the_file_of_another_week_and_a_folder(tmp_path: Path, capsys: pytest.Ca
     [(text, None) for text in ("4", "04", "week04", "week4", "Week04")] + [(t, "4.2") for t in ("4.2", "04.2", "week04.02")],
 )
 def test_ways_to_write_a_week_or_task(text: str, wanted: str | None) -> None:
-    week, tasks = cli._what(load(), text)
+    week, tasks = common.what(load(), text)
     assert week.number == 4 and [t.id for t in tasks] == ([wanted] if wanted else [t.id for t in week.tasks])
 
 

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autograder import intake
-from autograder.handin import pack
 from autograder.manifest import Week, load
+from autograder.student.handin import pack
 
 WEEK = load().week(4)
 STUB = WEEK.stub

@@ -16,8 +16,10 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from autograder import labrun, nbjudge, results
+from autograder import results
+from autograder.grading import labrun
 from autograder.manifest import Week
+from autograder.marking import nbjudge
 from course.labs.core import MIME
 from tests import semester
 from tests.conftest import ROOT
@@ -101,7 +103,7 @@ CASES: dict[str, list[Any]] = {
             "    found = [p for p in glob.glob(pattern, recursive=True) if not p.startswith('/proc')]\n"
             "    print('REACHED' if found else 'nothing', pattern)\n"
             "import autograder, importlib.util as u\n"
-            "for name in ('autograder.nbjudge', 'autograder.labrun', 'autograder.checks', 'autograder.bank'):\n"
+            "for name in ('autograder.marking.nbjudge', 'autograder.grading.labrun', 'autograder.checks', 'autograder.bank'):\n"
             "    try: print('REACHED' if u.find_spec(name) else 'nothing', name)\n"
             "    except ImportError: print('nothing', name)\n"
         ),

@@ -13,7 +13,8 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
-from autograder import intake, kernel, labrun
+from autograder import intake
+from autograder.grading import kernel, labrun
 from autograder.manifest import Course, Week
 from tests import semester
 from tests.conftest import ROOT

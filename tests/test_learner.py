@@ -16,12 +16,13 @@ from pathlib import Path
 
 import pytest
 
-from autograder import bank, cli, learner, pristine, progress
+from autograder import bank, cli
 from autograder.judge import runner as judge
 from autograder.judge.digest import checks_digest
 from autograder.judge.recorded import Recorder
 from autograder.manifest import Course, Task, Week, load
 from autograder.screen import columns
+from autograder.student import common, learner, pristine, progress
 from tests.conftest import ROOT
 
 WEEKS = load().weeks
@@ -37,7 +38,7 @@ def stub_of(week: Week) -> str:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A students' copy with weeks 2 and 4, in a folder with a space, its recorded answers empty but for the stubs."""
     copy = tmp_path_factory.mktemp("a course") / "lora"
-    junk = shutil.ignore_patterns("__pycache__", "bank", "engine.py", "build.py", "week0[135-9]", "week1*")
+    junk = shutil.ignore_patterns("__pycache__", "bank", "grading", "build.py", "week0[135-9]", "week1*")
     shutil.copytree(ROOT / "autograder", copy / "autograder", ignore=junk)
     shutil.copytree(ROOT / "exercises", copy / "exercises", ignore=junk)
     shutil.copytree(ROOT / "course" / "week04", copy / "course" / "week04", ignore=junk)
@@ -110,7 +111,8 @@ def remember(root: Path, **entries: progress.Entry) -> None:
 
 
 def digest_in(root: Path, week: Week) -> str:
-    program = f"from autograder import progress, manifest\nprint(progress.digest(manifest.load().week({week.number})))"
+    program = "from autograder import manifest\nfrom autograder.student import progress\n"
+    program += f"print(progress.digest(manifest.load().week({week.number})))"
     environment = os.environ | {"PYTHONPATH": str(root)}
     return subprocess.run(
         [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
@@ -138,7 +140,7 @@ def test_the_language_is_the_learners(environment: dict[str, str], lang: str, mo
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert learner.language() == lang
+    assert common.language() == lang
 
 
 @pytest.mark.parametrize("arguments", [["status"], ["status", "4"], ["start", "4"], ["reset", "4.2", "--yes"]], ids=" ".join)

@@ -19,8 +19,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
+from autograder.authoring.syllabus import FILES, render
 from autograder.manifest import Course, Limits, ManifestError, load, parse
-from autograder.syllabus import FILES, render
 
 ROOT = Path(__file__).resolve().parents[1]
 BYTES = (ROOT / "course" / "course.toml").read_bytes()

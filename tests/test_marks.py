@@ -16,9 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nbgrader.api import Gradebook
 
-from autograder import UserError, cli, marks, nbcourse, policy, report
+from autograder import UserError, cli, report
 from autograder.manifest import Course, Text
-from autograder.marks import Criterion, Mark, rounded
+from autograder.marking import marks, nbcourse, policy
+from autograder.marking.marks import Criterion, Mark, rounded
 from tests.conftest import ROOT
 
 NOW = datetime.datetime(2026, 6, 1, tzinfo=datetime.UTC)

@@ -8,7 +8,7 @@ import pytest
 
 from autograder.judge.runner import reference_stub
 from autograder.manifest import load
-from autograder.mutate import Generated, generate
+from autograder.proof.mutate import Generated, generate
 
 AROUND = "def f({0}):\n    ### BEGIN SOLUTION 1.1\n{1}\n    ### END SOLUTION\n"
 

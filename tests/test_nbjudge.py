@@ -13,9 +13,9 @@ import pytest
 from nbgrader.api import Gradebook
 from nbgrader.converters.base import NbGraderException
 
-from autograder import gradebook, nbcourse, nbjudge
 from autograder.cli import main
 from autograder.manifest import Course, Week
+from autograder.marking import gradebook, nbcourse, nbjudge
 
 NOON = datetime.datetime(2026, 3, 1, 12, 0)
 

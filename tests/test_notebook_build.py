@@ -10,7 +10,7 @@ from typing import Any
 import nbformat
 import pytest
 
-from autograder import build, notebooks
+from autograder.authoring import build, notebooks
 from autograder.manifest import Course, Question, Text
 
 SOURCE = """\

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from autograder import notebooks
+from autograder.authoring import notebooks
 from autograder.judge import answers
 from autograder.manifest import Course
 from autograder.manifest import load as load_manifest
@@ -80,7 +80,7 @@ def test_an_untouched_notebook_runs_to_its_end(folder: str, course: Course, tmp_
     path = tmp_path / "notebook.ipynb"
     path.write_text(text, encoding="utf-8")
     program = (
-        "import sys, nbformat; from pathlib import Path; from autograder import notebooks; path = Path(sys.argv[1]); "
+        "import sys, nbformat; from pathlib import Path; from autograder.authoring import notebooks; path = Path(sys.argv[1]); "
         "nb = nbformat.read(path, as_version=4); notebooks.execute(nb, Path(sys.argv[2])); nbformat.write(nb, path)"
     )
     command = [sys.executable, "-c", program, path, ROOT / "notebooks"]

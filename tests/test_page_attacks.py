@@ -16,9 +16,12 @@ import pytest
 from nbformat.v4 import new_markdown_cell
 from nbgrader.api import Gradebook
 
-from autograder import engine, feedback, gradebook, intake, nbjudge, results, review, sanitise
-from autograder.engine import GradeError
+from autograder import intake, results
+from autograder.grading import engine
+from autograder.grading.engine import GradeError
 from autograder.manifest import Course, Week
+from autograder.marking import gradebook, nbjudge
+from autograder.reports import feedback, review, sanitise
 from tests.conftest import ROOT
 from tests.test_exports import FORMULA
 from tests.test_intake import zipped

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from autograder import sandbox
+from autograder.grading import sandbox
+from autograder.grading.sandbox import Zygotes, spawned
 from autograder.inside import confine
 from autograder.judge.session import Session
 from autograder.manifest import Course, Week
-from autograder.sandbox import Zygotes, spawned
 from tests import accounts
 from tests.conftest import ROOT
 

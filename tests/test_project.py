@@ -14,12 +14,16 @@ from pathlib import Path
 
 import pytest
 
-from autograder import project, projectcheck, projectcode, projectpage, release
+from autograder.authoring import release
 from autograder.cli import main
 from autograder.manifest import Lang, ManifestError
+from autograder.project import check as projectcheck
+from autograder.project import code as projectcode
+from autograder.project import handbook
+from autograder.project import page as projectpage
 from tests.conftest import ROOT
 
-RULES = project.load()
+RULES = handbook.load()
 SOURCE = (ROOT / "course" / "project.toml").read_text(encoding="utf-8")
 LANGUAGES: tuple[Lang, ...] = ("en", "zh")
 PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
@@ -34,7 +38,7 @@ def found(folder: Path) -> set[tuple[str, str, int]]:
 
 def fill(folder: Path, lang: Lang) -> Path:
     """A finished project, made from the template as a student would: every place filled, the report written out."""
-    project.write_template(folder, lang)
+    handbook.write_template(folder, lang)
     words = "The rank decides how much an update can say. " if lang == "en" else "秩决定更新能够表达多少内容。"
     values = {
         "title": "Rank", "team": "Ours", "reproduce": "python src/run.py configs/main.toml", "hardware": "two cores",
@@ -116,7 +120,7 @@ def test_a_mistake_in_the_file_is_told_in_one_line(tmp_path: Path, old: str, new
     path = tmp_path / "project.toml"
     path.write_text(SOURCE.replace(old, new, 1), encoding="utf-8")
     with pytest.raises(ManifestError) as error:
-        project.load(path)
+        handbook.load(path)
     assert said in str(error.value) and "\n" not in str(error.value)
 
 
@@ -124,14 +128,14 @@ def test_parts_that_do_not_make_100(tmp_path: Path) -> None:
     path = tmp_path / "project.toml"
     path.write_text(SOURCE[: SOURCE.rindex("[[part]]")], encoding="utf-8")
     with pytest.raises(ManifestError, match="points of the parts must sum to 100, not 90"):
-        project.load(path)
+        handbook.load(path)
 
 
 # --- the handbook and the examples ---
 
 
 def test_the_handbooks_tables_are_those_of_the_file() -> None:
-    for path, text in project.pages().items():
+    for path, text in handbook.pages().items():
         assert path.read_text(encoding="utf-8") == text, f"{path.name}: run `autograder build`"
         for criterion in RULES.criteria:
             assert f"`{criterion}`" in text
@@ -140,11 +144,11 @@ def test_the_handbooks_tables_are_those_of_the_file() -> None:
 
 def test_a_table_that_does_not_exist_is_named() -> None:
     with pytest.raises(ManifestError, match="there is no table rubrik; there are parts, milestones, rubric-report"):
-        project.page("<!-- table rubrik -->\n<!-- end -->", RULES, "en")
+        handbook.page("<!-- table rubrik -->\n<!-- end -->", RULES, "en")
 
 
 def test_the_examples_are_marked_on_the_whole_report_and_differ() -> None:
-    examples = project.examples(RULES)
+    examples = handbook.examples(RULES)
     assert list(examples) == ["strong", "middling", "weak"]
     report = [criterion.id for criterion in RULES.parts[0].criteria]
     totals = [sum(mark.points for mark in example.marks) for example in examples.values()]
@@ -154,9 +158,9 @@ def test_the_examples_are_marked_on_the_whole_report_and_differ() -> None:
 
 @pytest.mark.parametrize("lang", LANGUAGES)
 def test_the_numbers_of_the_examples_are_those_of_the_runs(tmp_path: Path, lang: Lang) -> None:
-    runs = project.EXAMPLES / "metrics.json"
+    runs = handbook.EXAMPLES / "metrics.json"
     name = "report.md" if lang == "en" else "report.zh.md"
-    strong = (project.EXAMPLES / "strong" / name).read_text(encoding="utf-8")
+    strong = (handbook.EXAMPLES / "strong" / name).read_text(encoding="utf-8")
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "metrics.json").write_bytes(runs.read_bytes())
     (tmp_path / "report.md").write_text(strong, encoding="utf-8")
@@ -166,13 +170,13 @@ def test_the_numbers_of_the_examples_are_those_of_the_runs(tmp_path: Path, lang:
     assert len(list(projectpage.rows(projectpage.parse(strong).lines))) == 10
 
     slanted = {s: [run["metrics"]["slanted"] for run in entry["runs"]] for s, entry in json.loads(runs.read_text()).items()}
-    middling = projectpage.parse((project.EXAMPLES / "middling" / name).read_text(encoding="utf-8"))
+    middling = projectpage.parse((handbook.EXAMPLES / "middling" / name).read_text(encoding="utf-8"))
     for _, row in projectpage.rows(middling.lines):
         first = slanted[row["system"]][:3]
         std = row.get("std") or row["标准差"]
         assert (row["mean"], std, row["n"]) == (f"{statistics.mean(first):.3f}", f"{statistics.stdev(first):.3f}", "3")
     weak = [list(row.values())[1] for _, row in projectpage.rows(projectpage.parse(
-        (project.EXAMPLES / "weak" / name).read_text(encoding="utf-8")).lines)]  # fmt: skip
+        (handbook.EXAMPLES / "weak" / name).read_text(encoding="utf-8")).lines)]  # fmt: skip
     assert weak == [f"{max(slanted[s]):.1%}".replace("%", " %") for s in ("LoRA qv r=8", "full fine-tuning")]
 
 
@@ -191,7 +195,7 @@ def test_a_finding_for_every_text_and_a_text_for_every_finding() -> None:
 
 @pytest.mark.parametrize("lang", LANGUAGES)
 def test_of_the_template_nothing_is_left_but_what_has_to_be_filled_in(tmp_path: Path, lang: Lang) -> None:
-    names = project.write_template(tmp_path / "ours", lang)
+    names = handbook.write_template(tmp_path / "ours", lang)
     report = projectcheck.check(tmp_path / "ours", RULES)
     assert {finding.code for finding in report.findings} == {"fill_in"}
     places = sum((tmp_path / "ours" / name).read_text(encoding="utf-8").count("{{") for name in names)
@@ -202,7 +206,7 @@ def test_of_the_template_nothing_is_left_but_what_has_to_be_filled_in(tmp_path: 
 def test_the_languages_have_the_same_files_and_places(tmp_path: Path) -> None:
     places = []
     for lang in LANGUAGES:
-        project.write_template(tmp_path / lang, lang)
+        handbook.write_template(tmp_path / lang, lang)
         report = projectcheck.check(tmp_path / lang, RULES)
         places.append(sorted(f.file for f in report.findings))
     assert places[0] == places[1]
@@ -447,7 +451,7 @@ def test_nothing_is_run_and_nothing_written(done: Path, tmp_path: Path) -> None:
         put(name, code)(done)
     put("w.pt", b"cos\nsystem\n(S'" + command.encode() + b"'\ntR.")(done)
     program = (
-        "import sys\nfrom autograder.cli import main\nfrom autograder import project, projectcheck\nseen = set()\n"
+        "import sys\nfrom autograder.cli import main\nfrom autograder.project import check, handbook\nseen = set()\n"
         "def hook(event, args):\n"
         "    if event == 'open' and isinstance(args[1], str) and set(args[1]) & set('wax+'): event = 'write'\n"
         "    seen.add(event)\n"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from autograder import reading
+from autograder.authoring import reading
 from autograder.manifest import ManifestError, Week, load
 from tests.conftest import ROOT
 

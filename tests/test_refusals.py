@@ -14,8 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from autograder import cli, feedback, handin, home, learner, texts
+from autograder import cli, texts
 from autograder.manifest import load
+from autograder.reports import feedback
+from autograder.student import handin, home, learner
 from tests.conftest import ROOT
 
 WEEK2 = load().week(2)
@@ -25,11 +27,12 @@ HOLE = re.compile(r"\{\d*\}")
 HAN = re.compile("[\u4e00-\u9fff]")
 # Where students' commands refuse: whole files, or these functions of them.
 SAID: dict[str, tuple[str, ...]] = {
-    "cli.py": ("main", "_what"),
-    "guard.py": (),
-    "handin.py": (),
-    "hints.py": (),
-    "home.py": (),
+    "cli.py": ("main",),
+    "student/common.py": ("what",),
+    "student/guard.py": (),
+    "student/handin.py": (),
+    "student/hints.py": (),
+    "student/home.py": (),
     "intake.py": (
         "read", "_read_zip", "__init__", "_leave_out", "_odd", "read_archive", "_walk", "_read_file", "_too_large",
         "unreadable", "_problem",
@@ -37,9 +40,9 @@ SAID: dict[str, tuple[str, ...]] = {
     "judge/recorded.py": ("__init__", "answer"),
     "judge/runner.py": ("__init__", "run_in_pytest", "_info"),
     "manifest.py": ("week", "task", "load", "read", "_bytes", "_parsed"),
-    "project.py": ("write_template",),
-    "projectcheck.py": ("check",),
-    "watch.py": (),
+    "project/handbook.py": ("write_template",),
+    "project/check.py": ("check",),
+    "student/watch.py": (),
 }  # fmt: skip
 MORE = {"over {} s", "a hint is for one task: {}"}  # of functions that say other things in both languages
 CODE = re.compile("`?(autograder|conda)\\b")
@@ -93,7 +96,7 @@ def test_every_refusal_is_translated() -> None:
 
 
 def test_no_entry_is_idle() -> None:
-    files = [*SAID, "cli.py", "doctor.py"]
+    files = [*SAID, "cli.py", "student/doctor.py"]
     source = "\n".join((ROOT / "autograder" / name).read_text(encoding="utf-8") for name in files)
     source = source.replace('\\"', '"')
     unknown = set(TABLES["ours"]) - literals()

@@ -14,10 +14,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from autograder import UserError, bank, classroom, release
+from autograder import UserError, bank
+from autograder.authoring import release
 from autograder.judge import recorded
 from autograder.judge import runner as judge
 from autograder.manifest import Course, load
+from autograder.platforms import classroom
 from tests.conftest import NIGHTLY, ROOT
 
 WEEK = 2
@@ -63,7 +65,14 @@ def test_it_has_what_a_student_needs_and_no_more(made: Path) -> None:
         "course/labs/core.py",
     ):
         assert (made / name).is_file(), name
-    for name in ("solutions", "tests", "autograder/bank", "autograder/engine.py", "autograder/build.py", "exercises/week03"):
+    for name in (
+        "solutions",
+        "tests",
+        "autograder/bank",
+        "autograder/grading",
+        "autograder/authoring/build.py",
+        "exercises/week03",
+    ):
         assert not (made / name).exists(), name
 
 

@@ -19,7 +19,7 @@ import torch
 from autograder.inside.worker import Worker
 from autograder.judge.runner import CHECKS, Runner, loopback, reference_stub
 from autograder.manifest import Week, load
-from autograder.rewrites import REWRITES, Variant, applicable, apply, draw
+from autograder.proof.rewrites import REWRITES, Variant, applicable, apply, draw
 from autograder.syntax import words
 from tests.conftest import NIGHTLY
 

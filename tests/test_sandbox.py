@@ -19,10 +19,10 @@ from typing import Any
 
 import pytest
 
+from autograder.grading.sandbox import OUTPUT_KEPT, SandboxLink, Zygotes, spawned
 from autograder.inside import confine
 from autograder.judge.session import CheckFailed, LinkDown, Session
 from autograder.manifest import load
-from autograder.sandbox import OUTPUT_KEPT, SandboxLink, Zygotes, spawned
 
 pytestmark = pytest.mark.bwrap
 
@@ -185,7 +185,7 @@ def test_devices_are_harmless(control: socket.socket) -> None:
 
 def test_solutions_and_checks_are_nowhere(control: socket.socket) -> None:
     folders = ["solutions", "exercises", "tests", "course", "submissions", ".git"]
-    folders += [f"autograder/{name}" for name in ("checks", "judge", "bank", "engine.py", "sandbox.py", "intake.py")]
+    folders += [f"autograder/{name}" for name in ("checks", "judge", "bank", "grading", "intake.py")]
     paths = [str(ROOT / name) for name in folders] + [f"/grader/{name}" for name in folders] + [str(Path.home() / ".ssh")]
     # Distinctive lines of the reference, the checks and the judge; not as they stand here, or this would find itself.
     marks = ["_random_rows(rank, base)"[::-1], "def test_shrinking_is_the_best_truncation"[::-1], "class Diagnoser"[::-1]]
@@ -219,7 +219,14 @@ def test_solutions_and_checks_are_nowhere(control: socket.socket) -> None:
 
 
 def test_hidden_packages_cannot_be_imported_or_read(control: socket.socket) -> None:
-    hidden = [*WEEK.hidden_packages, "autograder.judge", "autograder.checks", "autograder.engine", "autograder.bank", "solutions"]
+    hidden = [
+        *WEEK.hidden_packages,
+        "autograder.judge",
+        "autograder.checks",
+        "autograder.grading.engine",
+        "autograder.bank",
+        "solutions",
+    ]
     assert {"peft", "bitsandbytes", "transformers"} <= set(hidden)
     found = seen(
         control,

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from nbconvert.exporters import HTMLExporter
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from autograder import sanitise
+from autograder.reports import sanitise
 from course.labs.core import MIME
 
 RUNS = "window.pwned=1"

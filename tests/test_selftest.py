@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from autograder import bank, cli, selftest
+from autograder import bank, cli
 from autograder.judge.runner import reference_stub
 from autograder.manifest import load
-from autograder.mutate import generate
+from autograder.proof import selftest
+from autograder.proof.mutate import generate
 
 WEEK = load().week(4)
 REFERENCE = reference_stub(WEEK).read_text(encoding="utf-8")

@@ -11,8 +11,10 @@ import pytest
 from nbconvert.exporters import HTMLExporter
 from nbgrader.api import Gradebook
 
-from autograder import nbcourse, project, reading
+from autograder.authoring import reading
 from autograder.manifest import Course
+from autograder.marking import nbcourse
+from autograder.project import handbook
 from tests import semester
 from tests.semester import ATTACKER, run
 from tests.test_sanitise import assert_inert
@@ -147,7 +149,7 @@ def test_the_other_half_and_the_exports(root: Path, course: Course) -> None:
     (root / "reading.csv").write_text(
         f"student,week,{','.join(c.id for c in form)}\nada,2,{','.join(str(c.points) for c in form)}\n", encoding="utf-8"
     )
-    criteria = project.load().criteria
+    criteria = handbook.load().criteria
     half = ",".join(str(c.points / 2) for c in criteria.values())
     (root / "groups.csv").write_text("group,student,for\nred,ada,project\nred,王小明,project\n", encoding="utf-8")
     (root / "project.csv").write_text(f"student,group,{','.join(criteria)}\nada,,{half}\n,red,{half}\n", encoding="utf-8")

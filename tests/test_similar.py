@@ -8,9 +8,11 @@ from html.parser import HTMLParser
 
 import pytest
 
-from autograder import bank, cli, rewrites, similar
+from autograder import bank, cli
 from autograder.judge.runner import reference_stub
 from autograder.manifest import load
+from autograder.proof import rewrites
+from autograder.reports import similar
 
 COURSE = load()
 WEEKS = [week for week in COURSE.weeks if week.tasks]

@@ -10,7 +10,7 @@ import pytest
 from bs4 import BeautifulSoup
 from nbformat import v4
 
-from autograder import notebooks
+from autograder.authoring import notebooks
 from autograder.manifest import Course, Lang
 from course.site import build, labs, linkcheck, pages, slides
 from tests.conftest import ROOT

@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from autograder import cli, handin, intake, similar
+from autograder import cli, intake
 from autograder.manifest import Week, load
+from autograder.reports import similar
+from autograder.student import handin
 from tests.conftest import ROOT
 
 WEEK = load().week(2)
@@ -196,7 +198,7 @@ def test_it_imports_nothing_heavy_and_works_where_fcntl_is_missing(place: Path) 
         "import sys, os\n"
         "for name in ('fcntl', 'resource', 'pwd', 'grp', 'termios'): sys.modules[name] = None\n"
         "for name in ('fork', 'O_DIRECTORY', 'O_NOFOLLOW', 'O_NONBLOCK'): delattr(os, name)\n"
-        "from pathlib import Path\nfrom autograder import cli, handin\n"
+        "from pathlib import Path\nfrom autograder import cli\nfrom autograder.student import handin\n"
         f"handin.ROOT = Path({str(place)!r})\n"
         "status = cli.main(['submit', '2', '--lang', 'en'])\n"
         "assert not {'torch', 'numpy', 'pytest', 'rich'} & set(sys.modules)\nsys.exit(status)"
@@ -207,7 +209,7 @@ def test_it_imports_nothing_heavy_and_works_where_fcntl_is_missing(place: Path) 
 
 
 def test_language(monkeypatch: pytest.MonkeyPatch, week: Week) -> None:
-    from autograder.learner import language
+    from autograder.student.common import language
 
     for name in ("AUTOGRADER_LANG", "LC_ALL", "LC_MESSAGES", "LANG"):
         monkeypatch.delenv(name, raising=False)

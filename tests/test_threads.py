@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from autograder import reading
+from autograder.authoring import reading
 from course.labs import worked
 from course.threads import evidence, figures, measure
 from tests.pages import FIGURE, LINK, formulas, numbers, sections, shapes, slug

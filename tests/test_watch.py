@@ -16,8 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from autograder import cli, release, watch
+from autograder import cli
+from autograder.authoring import release
 from autograder.manifest import load
+from autograder.student import watch
 from tests.conftest import ROOT
 
 WEEK = load().week(2)

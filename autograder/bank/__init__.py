@@ -63,7 +63,7 @@ def alternatives(week: Week) -> list[Path]:
 
 
 def calibration(week: Week) -> list[Path]:
-    """The week's calibration examples, stub files under other names; see autograder.calibration."""
+    """The week's calibration examples, stub files under other names; see autograder.reports.calibration."""
     return sorted((BANK / week.folder / "calibration").glob("*.py"))
 
 
@@ -101,7 +101,7 @@ class Equivalent:
     """A generated change of the reference that no contract forbids, so that no check may notice it.
 
     Attributes:
-        where, before, after: as in autograder.mutate.Generated.
+        where, before, after: as in autograder.proof.mutate.Generated.
         reason: why a submission with it is right.
     """
 

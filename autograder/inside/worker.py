@@ -35,7 +35,7 @@ class Worker:
         stub: path of the stub file to import; its folder goes on sys.path, so helper modules beside it work.
     """
 
-    passes: tuple[type[BaseException], ...] = ()  # no answers of the student's: they end the request (autograder/guard.py)
+    passes: tuple[type[BaseException], ...] = ()  # no answers of the student's: they end the request (student/guard.py)
 
     def __init__(self, stub: Path) -> None:
         self.stub = stub

@@ -15,7 +15,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autograder import notebooks
+from autograder.authoring import notebooks
 from autograder.manifest import Lang
 from course.labs.core import MIME, ROOT
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from autograder import notebooks
+from autograder.authoring import notebooks
 from autograder.manifest import Course, Lang, Text
 from course.labs.core import ROOT
 

@@ -24,7 +24,14 @@ for path in sys.path:
     for name in ("solutions", "autograder/checks", "autograder/judge", "autograder/bank", "peft", "transformers/models"):
         if os.path.isdir(f"{path}/{name}") and os.listdir(f"{path}/{name}"):
             found.append(f"{path}/{name}")
-for name in ("autograder.judge.runner", "autograder.checks.week04", "autograder.bank", "autograder.engine", "peft", "loralib"):
+for name in (
+    "autograder.judge.runner",
+    "autograder.checks.week04",
+    "autograder.bank",
+    "autograder.grading.engine",
+    "peft",
+    "loralib",
+):
     try:
         importlib.import_module(name)
         found.append(name)

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from nbgrader.api import Gradebook
 
-from autograder import nbcourse
 from autograder.manifest import Course
+from autograder.marking import nbcourse
 from tests import semester
 from tests.browser.chromium import Page, page
 

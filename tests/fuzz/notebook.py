@@ -8,9 +8,10 @@ from typing import Any
 
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from autograder import labrun, sanitise
+from autograder.grading import labrun
 from autograder.judge import answers
 from autograder.manifest import load
+from autograder.reports import sanitise
 from course.labs.core import MIME
 
 WEEK = load().week(4)

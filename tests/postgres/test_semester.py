@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import create_engine, text
 
-from autograder import nbcourse
 from autograder.manifest import Course
+from autograder.marking import nbcourse
 from tests import semester, test_semester
 from tests.postgres import server
 from tests.semester import run
@@ -51,7 +51,7 @@ def test_the_gradebook_is_in_postgresql_and_nowhere_else(url: str, root: Path) -
 def test_formgraders_queries_work(root: Path) -> None:
     """Those that a TA's pages make, and that SQLite and PostgreSQL may take differently."""
     program = (
-        "import sys\nfrom nbgrader.api import Gradebook\nfrom autograder import nbcourse\nfrom pathlib import Path\n"
+        "import sys\nfrom nbgrader.api import Gradebook\nfrom autograder.marking import nbcourse\nfrom pathlib import Path\n"
         "with Gradebook(nbcourse.database(Path(sys.argv[1]))) as book:\n"
         "    print(len(book.submission_dicts('week04')), len(book.student_dicts()))\n"
         "    print(len(book.notebook_submission_dicts('code', 'week04')))\n"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from autograder import bank
-from autograder.build import stub_source
+from autograder.authoring.build import stub_source
 from autograder.judge.runner import reference_stub
 from autograder.manifest import load
 from tests.conftest import ROOT

@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from autograder import bank
-from autograder.engine import task_result
-from autograder.feedback import Words, page
+from autograder.grading.engine import task_result
 from autograder.inside.registry import find_builder
 from autograder.judge import scoring
 from autograder.judge.check import CheckInfo
 from autograder.judge.runner import Runner, TaskRun, loopback, reference_stub
 from autograder.manifest import load
 from autograder.report import print_check
+from autograder.reports.feedback import Words, page
 from tests.loading import load as load_module
 
 WEEK = load().week(4)

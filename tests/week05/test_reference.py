@@ -16,7 +16,7 @@ from scipy.stats import norm
 from torch import nn
 
 from autograder import bank
-from autograder.build import stub_source
+from autograder.authoring.build import stub_source
 from autograder.judge import scoring
 from autograder.judge.runner import Runner, TaskRun, loopback, reference_stub
 from autograder.manifest import load

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from autograder import notebooks
+from autograder.authoring import notebooks
 from autograder.judge import answers
 from autograder.manifest import Course
 from tests.conftest import ROOT

@@ -1,0 +1,1 @@
+"""From scores to marks: a course folder, nbgrader's gradebook, the files that schools keep marks in."""

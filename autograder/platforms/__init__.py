@@ -1,0 +1,1 @@
+"""A week as an assignment on platforms that others run."""

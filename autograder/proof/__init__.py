@@ -1,0 +1,1 @@
+"""The grader is graded: wrong answers that must lose points, right ones that must keep them."""

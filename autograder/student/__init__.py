@@ -1,0 +1,1 @@
+"""What somebody has who works through the course: its commands, and the checks at home."""
