@@ -99,7 +99,7 @@ def language_model(
 
 @builder
 def optimizer(model: nn.Module, lr: float, momentum: float = 0.0, groups: int = 1) -> torch.optim.Optimizer:
-    trainable = [p for p in model.parameters() if p.requires_grad]
+    trainable = list(filter(lambda p: p.requires_grad, model.parameters()))
     return torch.optim.SGD([{"params": trainable[i::groups]} for i in range(groups)], lr=lr, momentum=momentum)
 
 
