@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 from collections.abc import Callable
 from typing import Any
@@ -103,8 +104,13 @@ def kept(layer: nn.Module, base: nn.Module, x: Tensor | None = None) -> dict[str
 
 def _alive() -> dict[int, int]:
     """The bytes of all tensors in this process, by where their storage is."""
-    tensors = [value for value in gc.get_objects() if issubclass(type(value), Tensor)]
-    return {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
+    found: dict[int, int] = {}
+    for value in gc.get_objects():
+        if type(value) in (Tensor, nn.Parameter):  # not torch.export's, which have no memory
+            with contextlib.suppress(RuntimeError):  # a sparse one, say, has no storage
+                storage = value.untyped_storage()
+                found[storage.data_ptr()] = storage.nbytes()
+    return found
 
 
 @probe

@@ -115,7 +115,7 @@ class LoRALinear(nn.Module):
         """Task 4.2: add dW = (alpha / rank) B A to base.weight, in place, and set `merged`.
 
         base.weight stays the same Parameter (another module may share it) and stays frozen; the bias, lora_A and
-        lora_B do not change. Training mode and dropout make no difference. Merging a merged layer does nothing.
+        lora_B do not change. Training mode, dropout and `enabled` make no difference. Merging a merged layer does nothing.
         """
         if not self.merged:
             # compute the delta and add it
@@ -498,4 +498,4 @@ class PEFTApplier:
                 self.trainable += p.numel()
         return self.model
 
-# stub 93947d517ad18005
+# stub 9229301ca302a331

@@ -138,7 +138,7 @@ class LoRALinear(nn.Module):
         """Task 4.2: add dW = (alpha / rank) B A to base.weight, in place, and set `merged`.
 
         base.weight stays the same Parameter (another module may share it) and stays frozen; the bias, lora_A and
-        lora_B do not change. Training mode and dropout make no difference. Merging a merged layer does nothing.
+        lora_B do not change. Training mode, dropout and `enabled` make no difference. Merging a merged layer does nothing.
         """
         if self.merged == False:
             with torch.no_grad():
@@ -619,4 +619,4 @@ class Ckpt(nn.Module):
         # return checkpoint(self.block, *args, **kwargs)
         return checkpoint(self.block, *args, use_reentrant=False, **kwargs)
 
-# stub 93947d517ad18005
+# stub 9229301ca302a331

@@ -494,7 +494,7 @@ def dequantize_affine(
 def pack_nibbles(codes: Tensor) -> Tensor:
     """Task 5.6 (stretch): two codes in a byte, in row-major order, the first of each pair in the high half.
 
-    Where the number of codes is odd, the low half of the last byte is 0.
+    Where the number of codes is odd, the low half of the last byte is 0. codes does not change.
 
     Args:
         codes: uint8 from 0 to 15, any shape, at least one element.
@@ -578,4 +578,4 @@ def bits_per_parameter(block_size: int = 64, second_block_size: int | None = 256
         b = b + 32 / block_size / second_block_size
         return b
 
-# stub ed0696a78577d4a4
+# stub 5938ab0d332d844e
