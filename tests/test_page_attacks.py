@@ -258,7 +258,7 @@ def test_what_is_said_at_home_is_no_mark(name: str, week: Week, tmp_path: Path) 
     path.write_text(json.dumps({"schema": 1, "tasks": tasks, "student": "ada", "score": 70, "status": "graded"}))
     plain, other = (intake.read("ada", folder, week) for folder in (place, forged))
     assert {k: v for k, v in other.files.items() if k.endswith(".py")} == plain.files and other.problem is None
-    folders = [*(ROOT / "autograder" / "judge").glob("*.py"), *(ROOT / "autograder" / f"{n}.py" for n in _MARKING)]
+    folders = [*(ROOT / "autograder" / "judge").glob("*.py"), *(next((ROOT / "autograder").rglob(f"{n}.py")) for n in _MARKING)]
     for file in (Path(f) for f in folders):
         assert "progress" not in re.findall(
             r"^\s*(?:from|import) .*?(progress)\b", file.read_text(encoding="utf-8"), re.MULTILINE
