@@ -440,7 +440,7 @@ def graded(stub: Path, seed: int) -> dict[str, TaskRun]:
 
 @pytest.mark.parametrize("stub", [REFERENCE, *bank.alternatives(WEEK)], ids=lambda p: p.parent.name)
 def test_a_right_answer_is_full_on_many_seeds(stub):
-    for seed in range(100, 103):
+    for seed in (100, 101):
         for run in graded(stub, seed).values():
             assert not [(o.name, o.message) for o in run.outcomes if o.kind != "passed"], seed
 
