@@ -45,6 +45,12 @@ def bare_module(cls: type[nn.Module], attributes: dict[str, Any], parameters: di
 
 
 @builder
+def held(value: Any) -> Any:
+    """A value that stays in the worker, for a check that needs it as an object or looks at it again after a call."""
+    return value
+
+
+@builder
 def column_major(value: Tensor) -> Tensor:
     """A tensor of equal values that lie in memory as those of its transpose do: a view that is not contiguous."""
     return value.transpose(-1, -2).contiguous().transpose(-1, -2)

@@ -214,12 +214,6 @@ def written(folder: str) -> dict[str, np.ndarray]:
     return {path.relative_to(folder).as_posix(): np.frombuffer(path.read_bytes(), np.uint8) for path in files}
 
 
-@builder
-def kept(value: dict[str, Any]) -> dict[str, Any]:
-    """A dict that stays in the worker, so that it can be looked at again after a call."""
-    return value
-
-
 @probe
 def plain(value: Any) -> Any:
     """An object of plain values as it is."""

@@ -15,12 +15,6 @@ from autograder.inside.registry import builder, probe
 
 
 @builder
-def given(value: Tensor) -> Tensor:
-    """The tensor itself, for a check that needs it as an object: its transpose, or what became of it."""
-    return value
-
-
-@builder
 def returning(value: Tensor) -> Callable[[], Tensor]:
     """A function without arguments that returns a copy of `value`: stands in for one that does not work yet."""
     return value.clone

@@ -109,12 +109,6 @@ def scaler(init_scale: float, growth_interval: int = 1) -> torch.amp.GradScaler:
 
 
 @builder
-def held(value: Any) -> Any:
-    """A tensor, or other data, that a check can look at again."""
-    return value
-
-
-@builder
 def batches(items: list[Any]) -> list[Any]:
     """A list of batches, which has a name in messages in place of all its numbers."""
     return items

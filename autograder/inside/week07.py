@@ -20,12 +20,6 @@ def leaf(value: Tensor) -> Tensor:
 
 
 @builder
-def strided(value: Tensor) -> Tensor:
-    """The same numbers as a view that is not contiguous."""
-    return value.mT.contiguous().mT
-
-
-@builder
 def shared(value: Tensor) -> Tensor:
     """A tensor that several layers are given."""
     return value

@@ -49,12 +49,6 @@ def denoiser(seed: int, width: int, timesteps: int, dtype: str) -> nn.Module:
     return Denoiser(seed, width, timesteps, getattr(torch, dtype))
 
 
-@builder
-def held(value: Any) -> Any:
-    """A value that stays in the worker, so that it can be looked at again after a call."""
-    return value
-
-
 @probe
 def look(value: Any) -> Any:
     """Whatever is there."""

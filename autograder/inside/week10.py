@@ -13,12 +13,6 @@ from autograder.inside.registry import builder, probe
 
 
 @builder
-def held(value: Any) -> Any:
-    """A value that stays in the worker, so that it can be looked at again after a call."""
-    return value
-
-
-@builder
 def adapter(config: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:
     """An adapter in the form of the contract."""
     return {"config": config, "tensors": tensors}

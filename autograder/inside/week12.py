@@ -93,12 +93,6 @@ def held_metric(value: str) -> dict[str, Any]:
     return whole | {"metrics": whole["metrics"] | {"broken": lambda model, data: float(value)}}
 
 
-@builder
-def held(value: Any) -> Any:
-    """A value that stays in the worker, so that it can be looked at again after a call."""
-    return value
-
-
 @probe
 def given(value: Any) -> Any:
     """Whatever a call returned."""

@@ -435,7 +435,7 @@ def test_from_peft(student, oracle, rng):
 def test_from_peft_argument(student, oracle, rng):
     """from_peft does not change the dict that it reads."""
     given = {key: value for key, value in FULL.items() if key not in ("r", "lora_dropout")}
-    data = student.build("week03.kept", value=given)
+    data = student.build("held", value=given)
     student.LoRAConfig.from_peft(data)
     after = student.probe("week03.plain", data)
     demand(isinstance(after, dict), "data is not a dict afterwards\n  expected: a dict")

@@ -258,12 +258,12 @@ def test_row_major_order(student, oracle, rng):
     values = supply_codebook(student, oracle)
     x = draw(rng, values, (4, 6), 3)
     with at("x a transposed view of shape (4, 6), block_size=3"):
-        pair = student.quantize_nf4(student.build("week05.given", value=tensor(x.T)).T, 3)
+        pair = student.quantize_nf4(student.build("held", value=tensor(x.T)).T, 3)
         want = oracle(quantized, x, 3)
         close(student.read(pair[1], (8,), "float32"), want[1], "absmax", rtol=0)
         close(student.read(pair[0], x.shape, "uint8"), want[0], "codes", rtol=0)
     with at("codes a transposed view of shape (4, 6), block_size=3"):
-        codes = student.build("week05.given", value=tensor(np.ascontiguousarray(want[0].T))).T
+        codes = student.build("held", value=tensor(np.ascontiguousarray(want[0].T))).T
         back, exact = student.dequantize_nf4(codes, tensor(want[1]), 3), oracle(dequantized, *want, 3)
         close(student.read(back, x.shape, "float32"), exact, "dequantize_nf4(...)", rtol=0, atol=2e-5 * np.abs(exact))
 
@@ -278,7 +278,7 @@ def test_x_is_left_alone(student, oracle, rng):
         pair = student.quantize_nf4(layer.weight, 6)
         equal(student.flag(pair[1].requires_grad), False, "absmax.requires_grad")
         close(student.read(layer.weight, x.shape, "float32"), x, "x afterwards", rtol=0)
-        given = student.build("week05.given", value=tensor(x))
+        given = student.build("held", value=tensor(x))
         student.quantize_nf4(given, 6)
         close(student.read(given, x.shape, "float32"), x, "x, a plain tensor, afterwards", rtol=0)
 
@@ -416,7 +416,7 @@ def test_equal_constants(student, oracle, rng):
 def test_constants_are_left_alone(student, oracle, rng):
     """Double quantisation does not change the constants that it is given."""
     absmax = draw_constants(rng, oracle(float8), 8, 4)
-    given = student.build("week05.given", value=tensor(absmax))
+    given = student.build("held", value=tensor(absmax))
     student.double_quantize(given, 4)
     close(student.read(given, absmax.shape, "float32"), absmax, "absmax afterwards", rtol=0)
 

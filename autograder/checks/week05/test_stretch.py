@@ -155,7 +155,7 @@ def test_affine_dtypes(student, oracle, rng):
     layer = student.build("linear", weight=tensor(x), bias=None)
     scale = student.quantize_affine(layer.weight, 8, 6)[1]
     demand(not student.flag(scale.requires_grad), "scale carries a gradient\n  expected: none")
-    given = student.build("week05.given", value=tensor(x))
+    given = student.build("held", value=tensor(x))
     student.quantize_affine(given, 8, 6)
     close(student.read(given, x.shape, "float32"), x, "x afterwards", rtol=0)
 
@@ -218,7 +218,7 @@ def test_pack_of_a_view(student, oracle, rng):
         data = student.pack_nibbles(student.build("column_major", value=tensor(codes)))
         close(student.read(data, (12,), "uint8"), oracle(packed, codes), "pack_nibbles(codes)", rtol=0)
     with at("codes of shape (4, 6)"):
-        given = student.build("week05.given", value=tensor(codes))
+        given = student.build("held", value=tensor(codes))
         student.pack_nibbles(given)
         close(student.read(given, codes.shape, "uint8"), codes, "codes afterwards", rtol=0)
 

@@ -102,8 +102,8 @@ def test_arguments_are_left(student, oracle, rng):
         if dtype == stored:
             base = np.round(base * 2**8) / 2**8  # held by bfloat16 as it is
         with at(f"base and delta of dtype {dtype}, merged in {stored}"):
-            weights, update = student.build("week06.held", value=tensor(base, dtype)), tensor(delta, "float64")
-            held = student.build("week06.held", value=update)
+            weights, update = student.build("held", value=tensor(base, dtype)), tensor(delta, "float64")
+            held = student.build("held", value=update)
             student.merge_error(weights, held, student.build("dtype", name=stored))
             close(student.read(weights, base.shape, dtype), base, "base after merge_error", rtol=0)
             close(student.read(held, delta.shape), delta, "delta after merge_error", rtol=0)
@@ -484,7 +484,7 @@ def test_texts_are_left(student, oracle, rng):
     """Neither logits nor labels nor the text are changed."""
     logits, labels = draw_pair(rng, 2, 6, 5)
     ids = rng.integers(0, 7, 9)
-    held = [student.build("week06.held", value=tensor(array)) for array in (logits, labels, ids)]
+    held = [student.build("held", value=tensor(array)) for array in (logits, labels, ids)]
     student.perplexity([(held[0], held[1])])
     model = student.build("week06.language_model", seed=0, vocabulary=7, width=3, memory=2)
     student.sliding_window_perplexity(model, held[2], 4, 2)
@@ -855,11 +855,11 @@ def test_clipping(student, oracle, rng):
 def test_dialogues_and_batches_are_left(student, oracle, rng):
     """Neither the dialogues nor the micro-batches are changed, and train_step returns a number, no tensor."""
     dialogues = [draw_dialogue(rng, roles) for roles in ("ua", "suaua")]
-    held = student.build("week06.held", value=dialogues)
+    held = student.build("held", value=dialogues)
     student.sft_collate(held, student.build("week06.tokenizer", eos=EOS, pad=PAD), 9)
     equal(student.probe("week06.plain", held), dialogues, "the dialogues after sft_collate")
     batch = draw_batch(rng, 3, 5)
-    held = student.build("week06.held", value={name: tensor(array) for name, array in batch.items()})
+    held = student.build("held", value={name: tensor(array) for name, array in batch.items()})
     model = student.build("week06.language_model", seed=0, vocabulary=VOCABULARY, width=WIDTH, memory=MEMORY)
     loss = student.train_step(model, [held], student.build("week06.optimizer", model=model, lr=0.5))
     equal(student.names_of("week06.kinds", loss), ["number"], "the list of kinds of what train_step returns")

@@ -91,7 +91,7 @@ def test_edges(student, oracle, rng):
 def test_values_are_left(student, oracle, rng):
     """The list of values is not changed, its order included."""
     values = [float(value) for value in rng.standard_normal(9)]
-    held = student.build("week06.held", value=values)
+    held = student.build("held", value=values)
     student.bootstrap_ci(held, 0.9, 20, 1)
     equal(student.probe("week06.plain", held), values, "the values after bootstrap_ci")
 

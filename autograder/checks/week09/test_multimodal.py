@@ -131,13 +131,17 @@ def test_conv_unmerge(student, oracle, rng):
             close(after, before, "base.weight after merge() and unmerge()", rtol=0, atol=bound)
 
 
-def flags_after(lib: Session, case: Conv, calls: tuple[str, ...]) -> list[bool]:
-    layer = make_conv(lib, case)
+def flags_of(lib: Session, layer: Handle, calls: tuple[str, ...]) -> list[bool]:
+    """`merged` at first and after each of the calls."""
     found = [lib.flag(layer.merged)]
     for call in calls:
         getattr(layer, call)()
         found.append(lib.flag(layer.merged))
     return found
+
+
+def flags_after(lib: Session, case: Conv, calls: tuple[str, ...]) -> list[bool]:
+    return flags_of(lib, make_conv(lib, case), calls)
 
 
 @check("9.1", weight=1)
@@ -463,12 +467,12 @@ def test_diffusion_changes_nothing(student, oracle, rng):
     noised, stepped = draw_noised(rng, *NOISED[1]), draw_step(rng, (2, 3), 3, 1, 5, 0.5)
     model = student.build("week09.denoiser", seed=noised.seed, width=3, timesteps=5, dtype="float64")
     values = (noised.x0, noised.timesteps, noised.noise, noised.alphas_cumprod)
-    kept = student.build("week09.held", value=[tensor(value) for value in values])
+    kept = student.build("held", value=[tensor(value) for value in values])
     student.read(student.diffusion_loss(model, *(kept[i] for i in range(4))), ())
     for i, name in enumerate(("x0", "timesteps", "noise", "alphas_cumprod")):
         close(student.read(kept[i], values[i].shape, values[i].dtype.name), values[i], f"{name} after diffusion_loss", rtol=0)
     values = (stepped.x_t, stepped.eps, stepped.alphas_cumprod, stepped.noise)
-    kept = student.build("week09.held", value=[tensor(value) for value in values])
+    kept = student.build("held", value=[tensor(value) for value in values])
     student.read(student.ddim_step(kept[0], kept[1], 3, 1, kept[2], eta=0.5, noise=kept[3]), (2, 3))
     for i, name in enumerate(("x_t", "eps", "alphas_cumprod", "noise")):
         close(student.read(kept[i], values[i].shape), values[i], f"{name} after ddim_step", rtol=0)
@@ -711,9 +715,9 @@ def test_styles_are_kept(student, oracle, rng):
     """The tensors of the styles are as they were after blending, and so are the scales."""
     styles = draw_styles(rng, *PLANS)
     model = student.build("week09.picture", seed=int(rng.integers(2**31)), width=WIDTH, hidden=HIDDEN)
-    kept = student.build("week09.held", value=sent_styles(styles))
+    kept = student.build("held", value=sent_styles(styles))
     given = {"ink": 2.0, "pop": 0.5}
-    scales = student.build("week09.held", value=given)
+    scales = student.build("held", value=given)
     blender = student.StyleBlender(model, kept)
     blender.blend_styles(scales)
     blender.blend_styles({})
@@ -877,12 +881,7 @@ def test_fused_merged_output(student, oracle, rng):
 
 
 def fused_flags(lib: Session, case: Fused, calls: tuple[str, ...]) -> list[bool]:
-    layer = make_fused(lib, case)
-    found = [lib.flag(layer.merged)]
-    for call in calls:
-        getattr(layer, call)()
-        found.append(lib.flag(layer.merged))
-    return found
+    return flags_of(lib, make_fused(lib, case), calls)
 
 
 @check("9.4", weight=1, tier="advanced")

@@ -108,7 +108,7 @@ def test_model_untouched(student, oracle, rng):
     for training in (True, False):
         case = draw_attack(rng, (3, 4), 0.1, 0.04, 3)
         model = student.build("week10.classifier", weights=[tensor(w) for w in case.weights], training=training)
-        x = student.build("week10.held", value=tensor(case.x))
+        x = student.build("held", value=tensor(case.x))
         with student.aside():
             before = student.probe("week10.state", model)
         student.pgd(model, x, tensor(case.y), case.epsilon, case.step_size, case.steps)
@@ -212,7 +212,7 @@ def test_merged_refused(student, oracle, rng):
 def test_merged_untouched(student, oracle, rng):
     """spectral_detune changes none of the matrices."""
     merged = draw_merged(rng, 4, 3, 3, 1)[1]
-    kept = [student.build("week10.held", value=tensor(W)) for W in merged]
+    kept = [student.build("held", value=tensor(W)) for W in merged]
     student.spectral_detune(kept, 1, 2)
     for i, W in enumerate(merged):
         close(student.read(kept[i], W.shape), W, f"matrix {i} after the call", rtol=0)
@@ -293,8 +293,8 @@ def test_inputs_untouched(student, oracle, rng):
     """trigger_scan changes neither the inputs nor the list of candidates."""
     scan = draw_scan(rng, 4, 2, 6, 2)
     readers = [student.build("week10.reader", embedding=tensor(e), fade=0.8) for e in (scan.base, scan.adapted)]
-    inputs = student.build("week10.held", value=tensor(scan.inputs))
-    candidates = student.build("week10.held", value=scan.candidates)
+    inputs = student.build("held", value=tensor(scan.inputs))
+    candidates = student.build("held", value=scan.candidates)
     student.trigger_scan(*readers, inputs, candidates)
     close(student.read(inputs, scan.inputs.shape, "int64"), scan.inputs, "the inputs after the call", rtol=0)
     equal(student.probe("week10.contents", candidates), scan.candidates, "the candidates after the call")

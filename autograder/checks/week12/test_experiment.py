@@ -529,7 +529,7 @@ def test_refused_reports(student, oracle, rng):
 def test_report_untouched(student, oracle, rng):
     """render_report does not change the report."""
     report = draw_report(rng, 2, [(0.1, 0.2), (None, None)]) | {"title": " Two\nlines "}
-    kept = student.build("week12.held", value=report)
+    kept = student.build("held", value=report)
     student.render_report(kept)
     compare(student.probe("week12.given", kept), report, "the report after the call")
 
@@ -676,7 +676,7 @@ def test_refused_facts(student, oracle, rng):
 def test_facts_untouched(student, oracle, rng):
     """model_card does not change the facts."""
     facts = FACTS | {"tags": ["z", "a", "z"], "language": None}
-    kept = student.build("week12.held", value=facts)
+    kept = student.build("held", value=facts)
     student.model_card(kept)
     compare(student.probe("week12.given", kept), facts, "the facts after the call")
 
@@ -712,6 +712,6 @@ def test_no_p_values(student, oracle, rng):
 def test_list_untouched(student, oracle, rng):
     """holm leaves the list of p-values as it is."""
     values = [0.04, 0.01, 0.3]
-    kept = student.build("week12.held", value=values)
+    kept = student.build("held", value=values)
     student.holm(kept)
     compare(student.probe("week12.given", kept), values, "the list after the call")
